@@ -1,0 +1,228 @@
+"""The JSON messages of the three doors, and the table of their routes.
+
+Both sides build on this page: the firmware serves these routes and makes `/openapi.json` from them, the SDK
+calls them. It knows shapes and limits, not what the firmware does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+GUEST_NAME = r"^[a-z0-9][a-z0-9-]{0,30}$"
+APQN = r"^[0-9a-f]{2}\.[0-9a-f]{4}$"
+HEX_16 = r"^[0-9a-f]{32}$"
+HEX_32 = r"^[0-9a-f]{64}$"
+
+MAX_REQUEST = 0x100000  # bytes of one add-secret request (the ioctl's limit; formats, A.1)
+MAX_IMAGE = 1 << 26  # bytes of a guest definition's content
+MAX_POLICY = 1 << 20  # bytes of a policy file (policy.md, section 1)
+
+GuestName = Annotated[str, Field(pattern=GUEST_NAME)]
+ApqnText = Annotated[str, Field(pattern=APQN)]
+SecretIdText = Annotated[str, Field(pattern=HEX_32)]
+State = Literal["unbound", "bound", "pending", "associated", "failed"]
+
+
+class Message(BaseModel):
+    """A message of a door: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Problem(Message):
+    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), or `http`."""
+
+    kind: Literal["ap", "uv", "http"]
+    code: int
+    message: str
+    findings: list[str] = []
+
+
+class Hsm(Message):
+    """One HSM as its guest sees it: configuration data and the state of its association."""
+
+    apqn: ApqnText
+    state: State
+    mode: Literal["ep11", "accel", "cca"]
+    generation: str
+    serial: str
+    mkvp: str | None
+    firmware: str
+    api: int
+    compliance: list[str]
+    online: bool
+    secret_id: SecretIdText | None = None
+
+
+class HsmList(Message):
+    hsms: list[Hsm]
+
+
+class Guest(Message):
+    """One guest as the host sees it: nothing of its secrets, its policy or why it was refused."""
+
+    name: GuestName
+    cuid: Annotated[str, Field(pattern=HEX_16)]
+    attached: list[ApqnText]
+    started: str
+
+
+class GuestList(Message):
+    guests: list[Guest]
+
+
+class StartGuest(Message):
+    """`image` is the guest definition's content, base64: what the boot identity is measured from."""
+
+    image: Base64Bytes
+
+
+class Identity(Message):
+    """The boot identity of a running guest, all hex: PLD, ALD, TLD (64 bytes each), header tag and CUID (16)."""
+
+    pld: str
+    ald: str
+    tld: str
+    header_tag: str
+    cuid: str
+
+
+class HostKeyDocument(Message):
+    """The host key's certificate, PEM."""
+
+    pem: str
+
+
+class Associate(Message):
+    """Exactly one of `secret` (its name) and `secret_id` is given."""
+
+    secret: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    secret_id: SecretIdText | None = None
+
+
+class AddSecret(Message):
+    """`request` is one add-secret request control block, base64."""
+
+    request: Base64Bytes
+
+
+class Secret(Message):
+    """One entry of the secret store: never its value."""
+
+    index: int
+    type: int
+    length: int
+    id: SecretIdText
+
+
+class SecretList(Message):
+    secrets: list[Secret]
+    locked: bool
+
+
+class PolicyText(Message):
+    """The text of a policy file. `source` is the name that messages about it begin with."""
+
+    text: Annotated[str, Field(max_length=MAX_POLICY)]
+    source: Annotated[str, Field(max_length=4096)] = "policy.yaml"
+
+
+class Step(Message):
+    """One step of a plan: what to do to which HSM. `secret_id` goes with `associate`."""
+
+    action: Literal["unbind", "bind", "associate"]
+    apqn: ApqnText
+    secret_id: SecretIdText | None = None
+
+
+class ApplyPlan(Message):
+    """A policy to register and the steps that its plan asks for: all of it is done, or nothing."""
+
+    policy: PolicyText
+    steps: Annotated[list[Step], Field(max_length=1024)]
+
+
+class Refusal(Message):
+    """One request that the gate refused: the code that went to the application, why, and what was missing."""
+
+    at: str
+    apqn: ApqnText | None
+    call: str
+    code: str
+    reason: str
+    missing: str
+
+
+class RefusalList(Message):
+    refusals: list[Refusal]
+    dropped: int
+
+
+class AuditEntry(Message):
+    at: str
+    guest: str | None
+    event: str
+    detail: dict[str, str]
+
+
+class AuditLog(Message):
+    entries: list[AuditEntry]
+
+
+class Done(Message):
+    """The answer of what has nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of a door's table. `body` and `answer` are messages; `path` names its parameters in braces."""
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    name: str
+    summary: str
+    body: type[Message] | None
+    answer: type[Message]
+
+
+HOST_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/guests", "list_guests", "the guests that run", None, GuestList),
+    Route("PUT", "/guests/{name}", "start_guest", "start a guest from its definition", StartGuest, Guest),
+    Route("DELETE", "/guests/{name}", "stop_guest", "stop a guest; its secrets go with it", None, Done),
+    Route("PUT", "/guests/{name}/hsms/{apqn}", "attach", "give an HSM to a guest", None, Done),
+    Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),
+    Route("GET", "/hsms", "list_hsms", "the HSMs of this machine", None, HsmList),
+    Route("GET", "/host-key", "host_key", "the host key's certificate, for owners", None, HostKeyDocument),
+)
+
+GUEST_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/identity", "identity", "this instance's boot identity and CUID", None, Identity),
+    Route("GET", "/hsms", "list_hsms", "the HSMs attached to this guest", None, HsmList),
+    Route("POST", "/hsms/{apqn}/bind", "bind", "bind an HSM: non-sensitive requests pass", None, Hsm),
+    Route("POST", "/hsms/{apqn}/unbind", "unbind", "unbind an HSM: nothing passes", None, Hsm),
+    Route(
+        "POST",
+        "/hsms/{apqn}/associate",
+        "associate",
+        "associate a secret with a bound HSM: sensitive requests pass",
+        Associate,
+        Hsm,
+    ),
+    Route("GET", "/secrets", "list_secrets", "the secrets of this guest, without their values", None, SecretList),
+    Route("POST", "/secrets", "add_secret", "hand an add-secret request to the firmware", AddSecret, Done),
+    Route("POST", "/secrets/lock", "lock_secrets", "lock the secret store until the guest stops", None, Done),
+    Route("GET", "/policy", "get_policy", "the policy that this guest registered", None, PolicyText),
+    Route("PUT", "/policy", "set_policy", "register a policy; associations it forbids end", PolicyText, Done),
+    Route("POST", "/plan", "apply_plan", "register a policy and do its plan's steps, all or none", ApplyPlan, HsmList),
+    Route("GET", "/refusals", "refusals", "what the gate refused, why, and what is missing", None, RefusalList),
+)
+
+OPERATOR_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HsmList),
+    Route("GET", "/audit", "audit", "the audit log, oldest first", None, AuditLog),
+)
+
+DOORS = {"host": HOST_ROUTES, "guest": GUEST_ROUTES, "operator": OPERATOR_ROUTES}

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Makes the development environment: system packages through apt, .venv/ with the pinned Python packages.
+# Does only what is missing, so a second run is quick. PYTHON names the interpreter (3.11 or later).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+declare -A package_of=(
+    [softhsm2-util]=softhsm2
+    [pkcs11-tool]=opensc
+    [openssl]=openssl
+    [bwrap]=bubblewrap
+)
+missing=()
+for program in "${!package_of[@]}"; do
+    command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
+done
+compgen -G '/usr/lib/*/pkcs11/p11-kit-client.so' >/dev/null || missing+=(p11-kit-modules)
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    for candidate in python3.11 python3; do
+        if command -v "$candidate" >/dev/null; then python=$candidate; break; fi
+    done
+fi
+if [ -z "$python" ]; then
+    missing+=(python3 python3-venv)
+elif [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    missing+=(python3-venv)
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ]; then as_root=(); elif sudo -n true 2>/dev/null; then as_root=(sudo -n); else
+        echo "missing system packages: run \`apt-get install ${missing[*]}\` as root, then try again" >&2
+        exit 1
+    fi
+    echo "installing system packages: ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+python=${python:-python3}
+
+stamp=.venv/.made-from
+wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "making .venv (pinned Python packages, about a minute)"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
+    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[firmware,dev]'
+    echo "$wanted" >"$stamp"
+fi
