@@ -1,0 +1,40 @@
+"""How every verb of the command talks: data as a table or as JSON, errors as one line and exit code 1.
+
+It stands in this package because all others may import it. Knows nothing of what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+
+def fail(message: str) -> NoReturn:
+    """Say `message` on standard error, behind `error: `, and end with exit code 1. One line, lower case, with the way out."""
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def print_json(value: object) -> None:
+    """Print `value` as indented JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "nothing to show") -> None:
+    """Print rows under their column names; `empty` where there are none. Columns are never cut when piped."""
+    if not rows:
+        print(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 4096, no_wrap=not console.is_terminal)
