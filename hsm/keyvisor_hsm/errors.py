@@ -1,11 +1,11 @@
 """What can go wrong below the broker.
 
-    HsmError
-    ├── ModuleUnusable      the PKCS#11 module cannot be loaded or lacks what every module has
-    ├── ModuleRefused       the module answered a CK_RV other than CKR_OK (carries it)
-    ├── OperatorTokenError  the operator token cannot be opened or made
-    ├── SealBroken          a sealed value was changed, or belongs to another place
-    └── PartitionUnusable   a key partition cannot be opened or made
+HsmError
+├── ModuleUnusable      the PKCS#11 module cannot be loaded or lacks what every module has
+├── ModuleRefused       the module answered a CK_RV other than CKR_OK (carries it)
+├── OperatorTokenError  the operator token cannot be opened or made
+├── SealBroken          a sealed value was changed, or belongs to another place
+└── PartitionUnusable   a key partition cannot be opened or made
 """
 
 from __future__ import annotations

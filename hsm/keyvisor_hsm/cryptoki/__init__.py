@@ -1,0 +1,8 @@
+"""A raw binding to PKCS#11 modules: constants, native structures, functions. No policy."""
+
+from keyvisor_hsm.cryptoki.attributes import CKA
+from keyvisor_hsm.cryptoki.mechanisms import CKM
+from keyvisor_hsm.cryptoki.module import FUNCTIONS, Module
+from keyvisor_hsm.cryptoki.return_values import CKR
+
+__all__ = ["CKA", "CKM", "CKR", "FUNCTIONS", "Module"]

@@ -1,0 +1,34 @@
+"""The small numbers of Cryptoki: flags, session states, user types, object classes (PKCS#11 2.40)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CKF_TOKEN_PRESENT: Final = 1 << 0
+CKF_REMOVABLE_DEVICE: Final = 1 << 1
+CKF_HW_SLOT: Final = 1 << 2
+
+CKF_RNG: Final = 1 << 0
+CKF_LOGIN_REQUIRED: Final = 1 << 2
+CKF_USER_PIN_INITIALIZED: Final = 1 << 3
+CKF_PROTECTED_AUTHENTICATION_PATH: Final = 1 << 8
+CKF_TOKEN_INITIALIZED: Final = 1 << 10
+
+CKF_RW_SESSION: Final = 1 << 1
+CKF_SERIAL_SESSION: Final = 1 << 2
+
+CKF_DONT_BLOCK: Final = 1
+CKF_OS_LOCKING_OK: Final = 1 << 1
+CKF_ARRAY_ATTRIBUTE: Final = 1 << 30
+
+CKS_RO_PUBLIC_SESSION: Final = 0
+CKS_RO_USER_FUNCTIONS: Final = 1
+CKS_RW_PUBLIC_SESSION: Final = 2
+CKS_RW_USER_FUNCTIONS: Final = 3
+
+CKU_SO: Final = 0
+CKU_USER: Final = 1
+CKU_CONTEXT_SPECIFIC: Final = 2
+
+CK_UNAVAILABLE_INFORMATION: Final = (1 << 64) - 1
+CK_INVALID_HANDLE: Final = 0

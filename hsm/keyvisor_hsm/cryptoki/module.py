@@ -1,0 +1,172 @@
+"""The raw binding of a PKCS#11 module: its 68 functions, called with plain integers.
+
+Numbers are passed as they are, everything else as an address (see native.py). Every call releases the
+interpreter's lock and returns the CK_RV. It knows no policy, no session and no token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from keyvisor_hsm.cryptoki.flags import CKF_OS_LOCKING_OK
+from keyvisor_hsm.cryptoki.native import ULONG, Memory
+from keyvisor_hsm.cryptoki.return_values import CKR
+from keyvisor_hsm.errors import ModuleRefused, ModuleUnusable
+
+# CK_FUNCTION_LIST of PKCS#11 2.40: name and number of arguments, in the order of the structure.
+FUNCTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("C_Initialize", 1),
+    ("C_Finalize", 1),
+    ("C_GetInfo", 1),
+    ("C_GetFunctionList", 1),
+    ("C_GetSlotList", 3),
+    ("C_GetSlotInfo", 2),
+    ("C_GetTokenInfo", 2),
+    ("C_GetMechanismList", 3),
+    ("C_GetMechanismInfo", 3),
+    ("C_InitToken", 4),
+    ("C_InitPIN", 3),
+    ("C_SetPIN", 5),
+    ("C_OpenSession", 5),
+    ("C_CloseSession", 1),
+    ("C_CloseAllSessions", 1),
+    ("C_GetSessionInfo", 2),
+    ("C_GetOperationState", 3),
+    ("C_SetOperationState", 5),
+    ("C_Login", 4),
+    ("C_Logout", 1),
+    ("C_CreateObject", 4),
+    ("C_CopyObject", 5),
+    ("C_DestroyObject", 2),
+    ("C_GetObjectSize", 3),
+    ("C_GetAttributeValue", 4),
+    ("C_SetAttributeValue", 4),
+    ("C_FindObjectsInit", 3),
+    ("C_FindObjects", 4),
+    ("C_FindObjectsFinal", 1),
+    ("C_EncryptInit", 3),
+    ("C_Encrypt", 5),
+    ("C_EncryptUpdate", 5),
+    ("C_EncryptFinal", 3),
+    ("C_DecryptInit", 3),
+    ("C_Decrypt", 5),
+    ("C_DecryptUpdate", 5),
+    ("C_DecryptFinal", 3),
+    ("C_DigestInit", 2),
+    ("C_Digest", 5),
+    ("C_DigestUpdate", 3),
+    ("C_DigestKey", 2),
+    ("C_DigestFinal", 3),
+    ("C_SignInit", 3),
+    ("C_Sign", 5),
+    ("C_SignUpdate", 3),
+    ("C_SignFinal", 3),
+    ("C_SignRecoverInit", 3),
+    ("C_SignRecover", 5),
+    ("C_VerifyInit", 3),
+    ("C_Verify", 5),
+    ("C_VerifyUpdate", 3),
+    ("C_VerifyFinal", 3),
+    ("C_VerifyRecoverInit", 3),
+    ("C_VerifyRecover", 5),
+    ("C_DigestEncryptUpdate", 5),
+    ("C_DecryptDigestUpdate", 5),
+    ("C_SignEncryptUpdate", 5),
+    ("C_DecryptVerifyUpdate", 5),
+    ("C_GenerateKey", 5),
+    ("C_GenerateKeyPair", 8),
+    ("C_WrapKey", 6),
+    ("C_UnwrapKey", 8),
+    ("C_DeriveKey", 6),
+    ("C_SeedRandom", 3),
+    ("C_GenerateRandom", 3),
+    ("C_GetFunctionStatus", 1),
+    ("C_CancelFunction", 1),
+    ("C_WaitForSlotEvent", 3),
+)
+
+_FIRST_POINTER = 8  # CK_VERSION is padded to the first pointer
+
+# The module reads its configuration's path from the environment while it initialises, so only one may do so at a time.
+_ENVIRONMENT = threading.Lock()
+
+Function = Callable[..., int]
+
+
+class Module:
+    """One instance of a PKCS#11 module. `call[name]` is the function; unknown names raise KeyError."""
+
+    def __init__(self, path: Path, call: Mapping[str, Function], library: object) -> None:
+        self.path = path
+        self.call = call
+        self._library = library  # keeps the functions mapped
+
+    @classmethod
+    def load(cls, path: Path) -> Module:
+        """Map the library at `path` and take its function list. Raises ModuleUnusable."""
+        try:
+            library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
+            get_function_list = library.C_GetFunctionList
+        except (OSError, AttributeError) as error:
+            raise ModuleUnusable(f"`{path}` is not a PKCS#11 module: {error}") from None
+        get_function_list.restype = ctypes.c_ulong
+        pointer = ctypes.c_void_p()
+        rv = get_function_list(ctypes.byref(pointer))
+        if rv != CKR.OK or not pointer.value:
+            raise ModuleUnusable(f"`{path}` gave no function list ({rv:#x})")
+        return cls(path, _functions(pointer.value), library)
+
+    @classmethod
+    def load_private(cls, path: Path) -> Module:
+        """Like `load`, but as an instance of its own, which shares no state with any other in this process.
+
+        The loader tells libraries apart by file, so a copy is mapped, under a name never used before, and removed.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="keyvisor-module-") as directory:
+                copy = Path(directory) / path.name
+                shutil.copyfile(path, copy)
+                return cls.load(copy)
+        except OSError as error:
+            raise ModuleUnusable(f"`{path}` cannot be copied: {error.strerror}") from None
+
+    def initialize(self, environment: Mapping[str, str]) -> None:
+        """C_Initialize for threads, with `environment` set for its duration. Raises ModuleRefused."""
+        arguments = Memory(48)
+        arguments.write(32, ULONG.pack(CKF_OS_LOCKING_OK))
+        with _ENVIRONMENT:
+            before = {name: os.environ.get(name) for name in environment}
+            os.environ.update(environment)
+            try:
+                self.require("C_Initialize", arguments.address)
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        del os.environ[name]
+                    else:
+                        os.environ[name] = value
+
+    def require(self, name: str, *arguments: int) -> None:
+        """Call a function whose failure ends what was begun. Raises ModuleRefused unless it answers CKR_OK."""
+        rv = self.call[name](*arguments)
+        if rv != CKR.OK:
+            raise ModuleRefused(name, rv)
+
+
+_PROTOTYPES = {n: ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_ulong] * n) for n in {n for _, n in FUNCTIONS}}
+
+
+def _functions(function_list: int) -> dict[str, Function]:
+    addresses = (ctypes.c_void_p * len(FUNCTIONS)).from_address(function_list + _FIRST_POINTER)
+    return {
+        name: _PROTOTYPES[count](address)
+        for (name, count), address in zip(FUNCTIONS, addresses, strict=True)
+        if address
+    }
