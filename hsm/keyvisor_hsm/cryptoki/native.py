@@ -68,7 +68,7 @@ class Attribute:
     """One attribute in native form. `value` is bytes, None for a NULL pointer, or a tuple for a nested template."""
 
     type: int
-    value: bytes | None | tuple[Attribute, ...]
+    value: bytes | tuple[Attribute, ...] | None
 
 
 class Template:
