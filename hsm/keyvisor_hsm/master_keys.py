@@ -14,11 +14,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, SecretKey
 from pkcs11.exceptions import NoSuchKey, PKCS11Error
 from pkcs11.mechanisms import GCMParams
+from pkcs11.types import DecryptMixin, EncryptMixin, SignMixin
 
 from keyvisor_hsm.errors import OperatorTokenError, SealBroken
 from keyvisor_hsm.partitions import Partition, PartitionKeys
@@ -35,6 +37,10 @@ _MASTER_KEY = "master key: "
 _SEAL_KEY = "seal"
 _NONCE = 12
 _TAG_BITS = 128
+
+
+class _Key(SecretKey, EncryptMixin, DecryptMixin, SignMixin):
+    """For the type checkers: what python-pkcs11 makes, at run time, of a key with these uses."""
 
 
 class OperatorToken:
@@ -82,13 +88,10 @@ class OperatorToken:
         """Encrypt under a key of the token. Opens only with the same `context`, the name of the place it is kept in."""
         nonce = os.urandom(_NONCE)
         with self._working():
-            key = self._seal_key()
-            sealed = key.encrypt(
-                plaintext or b"",
-                mechanism=Mechanism.AES_GCM,
-                mechanism_param=GCMParams(nonce, context, _TAG_BITS),
+            sealed = self._seal_key().encrypt(
+                plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(nonce, context, _TAG_BITS)
             )
-        return nonce + bytes(sealed)
+        return nonce + _whole(sealed)
 
     def unseal(self, sealed: bytes, context: bytes) -> bytes:
         """What was sealed for `context`. Raises SealBroken for anything else."""
@@ -98,15 +101,12 @@ class OperatorToken:
         with self._working():
             key = self._seal_key()
             try:
-                return bytes(
-                    key.decrypt(
-                        body,
-                        mechanism=Mechanism.AES_GCM,
-                        mechanism_param=GCMParams(nonce, context, _TAG_BITS),
-                    )
+                opened = key.decrypt(
+                    body, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(nonce, context, _TAG_BITS)
                 )
             except PKCS11Error:
                 raise SealBroken("a sealed value was changed, or belongs to another place") from None
+        return _whole(opened)
 
     def close(self) -> None:
         """Log out and let the token go."""
@@ -129,7 +129,7 @@ class OperatorToken:
                 raise OperatorTokenError(f"no master key `{name}` in the operator token") from None
             return bytes(key.sign(message, mechanism=Mechanism.AES_CMAC))
 
-    def _seal_key(self) -> SecretKey:
+    def _seal_key(self) -> _Key:
         try:
             return self._key(_SEAL_KEY)
         except NoSuchKey:
@@ -142,17 +142,23 @@ class OperatorToken:
             except NoSuchKey:
                 self._make(label, uses)
 
-    def _key(self, label: str) -> SecretKey:
+    def _key(self, label: str) -> _Key:
         key = self._session.get_key(label=label, key_type=KeyType.AES)
         if not isinstance(key, SecretKey):
             raise OperatorTokenError(f"`{label}` in the operator token is no secret key")
-        return key
+        return cast(_Key, key)
 
-    def _make(self, label: str, uses: dict[Attribute, bool]) -> SecretKey:
+    def _make(self, label: str, uses: dict[Attribute, bool]) -> _Key:
         all_uses = (Attribute.ENCRYPT, Attribute.DECRYPT, Attribute.SIGN, Attribute.VERIFY)
         never = (Attribute.WRAP, Attribute.UNWRAP, Attribute.DERIVE, Attribute.EXTRACTABLE)
         template = dict.fromkeys((*all_uses, *never), False) | uses | {Attribute.SENSITIVE: True}
-        return self._session.generate_key(KeyType.AES, 256, label=label, store=True, template=template)
+        key = self._session.generate_key(KeyType.AES, 256, label=label, store=True, template=template)
+        return cast(_Key, key)
+
+
+def _whole(output: bytes | Iterator[bytes]) -> bytes:
+    """python-pkcs11 answers bytes with bytes; its types allow for streams too."""
+    return output if isinstance(output, bytes) else b"".join(output)
 
 
 def _own_keys(directory: Path) -> PartitionKeys:

@@ -1,0 +1,227 @@
+"""One connection of an application: its sessions, its objects, its logins, and the calls it makes of the module.
+
+Every call of the module goes through `Connection.enter`, which is steps 2 and 3 of the filter, and leaves through
+`Connection.invoke`, which withholds an answer whose grant was revoked meanwhile. Knows no bytes of the protocol.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from keyvisor_firmware.broker.calls import Access, Call
+from keyvisor_firmware.broker.errors import Failed, Refused
+from keyvisor_firmware.broker.handles import Handles, ObjectHandle, Session
+from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.slots import Grant, Slot
+from keyvisor_hsm.cryptoki import CKA, CKR
+from keyvisor_hsm.cryptoki.native import Query, Ulongs
+
+
+class Connection:
+    """The state of one connection. Its thread holds `lock` while it answers; whoever clears up takes it too."""
+
+    def __init__(self, guest: str, slots: dict[int, Slot]) -> None:
+        self.guest = guest
+        self.slots = slots
+        self.handles = Handles()
+        self.lock = threading.Lock()
+        self._logins: dict[int, int] = {}  # slot id -> the binding that the login belongs to
+
+    # --- the way in and out of the module
+
+    def slot(self, slot_id: int) -> Slot:
+        """An HSM of this guest. Raises Failed for any other."""
+        slot = self.slots.get(slot_id)
+        if slot is None:
+            raise Failed(CKR.SLOT_ID_INVALID, "no such HSM is attached to this guest")
+        return slot
+
+    def enter(self, call: Call, handle: int) -> tuple[Session, Grant]:
+        """Let `call` on a session through to the module. Raises Refused; the session is then as it was."""
+        session = self.handles.session(handle)
+        grant = self._admit(call, session)
+        if session.keys is not grant.keys:
+            self._open_real(session, grant.keys)
+        return session, grant
+
+    def _admit(self, call: Call, session: Session) -> Grant:
+        grant = session.slot.grant
+        if grant is None or grant.binding != session.binding or not session.slot.present():
+            apqn = session.slot.description.apqn
+            self.close_session(session)
+            kind = Refused if call.access is Access.SENSITIVE else Failed
+            raise kind(
+                CKR.SESSION_HANDLE_INVALID, f"HSM {apqn} was unbound after the session was opened", apqn
+            )
+        return session.slot.admit(call)
+
+    def _open_real(self, session: Session, keys: KeyStore) -> None:
+        self._close_real(session)
+        handle = Ulongs(1)
+        rv = keys.call["C_OpenSession"](keys.slot, session.flags, 0, 0, handle.address)
+        if rv:
+            raise Failed(CKR.DEVICE_ERROR, f"the HSM opens no session ({rv:#x})")
+        session.keys, session.real = keys, handle[0]
+
+    def invoke(self, session: Session, grant: Grant, name: str, *arguments: int) -> int:
+        """Call the module on the session's behalf; its CK_RV. Raises Refused if the HSM was taken away meanwhile."""
+        function = grant.keys.call.get(name)
+        if function is None:
+            raise Failed(CKR.FUNCTION_NOT_SUPPORTED, f"the module has no {name}")
+        rv = function(session.real, *arguments)
+        session.slot.confirm(grant)
+        return rv
+
+    # --- logins: the application's, not the token's
+
+    def logged_in(self, slot: Slot) -> bool:
+        """Whether this connection is logged in to the HSM, under its present binding."""
+        grant = slot.grant
+        return grant is not None and self._logins.get(slot.id) == grant.binding
+
+    def login(self, slot: Slot, binding: int) -> None:
+        """Note a login."""
+        self._logins[slot.id] = binding
+
+    def logout(self, slot: Slot) -> None:
+        """End the login: private objects lose their handles, private session objects end, begun operations end."""
+        self._logins.pop(slot.id, None)
+        for named in self.handles.objects_on(slot):
+            if self.is_private(named):
+                if named.keys.owners.pop(named.real, None) is not None:
+                    self._destroy(named)
+                self.handles.remove_object(named)
+        for session in self.handles.on_slot(slot):
+            if session.began:
+                self._close_real(session)
+
+    # --- objects
+
+    def object(self, session: Session, grant: Grant, handle: int, rv: CKR) -> ObjectHandle:
+        """An object that the session may use now. Raises Failed with `rv` for any other."""
+        named = self.handles.object(handle, session.slot, grant, rv)
+        if not self.logged_in(session.slot) and self.is_private(named):
+            raise Failed(rv, "the object is private and nobody is logged in")
+        return named
+
+    def is_private(self, named: ObjectHandle) -> bool:
+        """CKA_PRIVATE, asked of the module once. An object that does not tell counts as private."""
+        if named.private is None:
+            session = self._session_in(named.slot, named.keys)
+            if session is None:
+                return True
+            named.private = self._flag(session, named.real, CKA.PRIVATE) is not False
+        return named.private
+
+    def adopt(self, session: Session, grant: Grant, reals: list[int]) -> list[ObjectHandle]:
+        """Take in the objects that a call just made. Raises Failed if one is private and nobody is logged in."""
+        flags = [
+            (self._flag(session, real, CKA.TOKEN), self._flag(session, real, CKA.PRIVATE)) for real in reals
+        ]
+        if any(private is not False for _, private in flags) and not self.logged_in(session.slot):
+            raise Failed(CKR.USER_NOT_LOGGED_IN, "a private object is made, and nobody is logged in")
+        for real, (token, _) in zip(reals, flags, strict=True):
+            if token is not True:
+                grant.keys.owners[real] = (self, session.slot.id)
+        return [
+            self.handles.name_object(session.slot, grant.keys, real, private is not False)
+            for real, (_, private) in zip(reals, flags, strict=True)
+        ]
+
+    def destroy(self, session: Session, grant: Grant, reals: list[int]) -> None:
+        """Undo the making of objects that nobody has been told of."""
+        for real in reals:
+            grant.keys.call["C_DestroyObject"](session.real, real)
+            grant.keys.owners.pop(real, None)
+
+    def forget(self, named: ObjectHandle) -> None:
+        """The object is gone."""
+        named.keys.owners.pop(named.real, None)
+        named.keys.token_objects.discard(named.real)
+        self.handles.remove_object(named)
+
+    def owns(self, session: Session, keys: KeyStore, real: int) -> bool:
+        """Whether an object of the module is a token object, or a session object of this connection on this HSM.
+
+        An object that nobody has claimed yet is asked: another connection may be about to claim it.
+        """
+        owner = keys.owners.get(real)
+        if owner is not None:
+            return owner[0] is self and owner[1] == session.slot.id
+        if real not in keys.token_objects:
+            if self._flag(session, real, CKA.TOKEN) is not True:
+                return False
+            keys.token_objects.add(real)
+        return True
+
+    def _flag(self, session: Session, real: int, type_: CKA) -> bool | None:
+        query = Query([(type_, 1)])
+        assert session.keys is not None  # noqa: S101 - callers have entered the module
+        if session.keys.call["C_GetAttributeValue"](session.real, real, query.address, query.count):
+            return None
+        _, value = query.answer(0)
+        return None if value is None else value != b"\0"
+
+    def _session_in(self, slot: Slot, keys: KeyStore) -> Session | None:
+        """A session of this connection that is open in that store."""
+        return next((session for session in self.handles.on_slot(slot) if session.keys is keys), None)
+
+    def _destroy(self, named: ObjectHandle) -> None:
+        session = self._session_in(named.slot, named.keys)
+        if session is not None:
+            self._destroy_in(session, named)
+
+    def _destroy_in(self, session: Session, named: ObjectHandle) -> None:
+        named.keys.call["C_DestroyObject"](session.real, named.real)
+        self.forget(named)
+
+    # --- endings
+
+    def close_session(self, session: Session) -> None:
+        """Close a session. The last one on an HSM ends the login there."""
+        self._close_real(session)
+        self.handles.remove_session(session)
+        if not self.handles.on_slot(session.slot):
+            self._logins.pop(session.slot.id, None)
+            for named in self.handles.objects_on(session.slot):
+                self.handles.remove_object(named)
+
+    def drop_slot(self, slot: Slot) -> None:
+        """Close this connection's sessions on an HSM."""
+        for session in self.handles.on_slot(slot):
+            self.close_session(session)
+
+    def leave_store(self, slot: Slot, keys: KeyStore) -> None:
+        """Leave a store that `slot` no longer leads to. A session stays, if its HSM is still bound as it was."""
+        grant = slot.grant
+        for session in self.handles.on_slot(slot):
+            if grant is None or grant.binding != session.binding:
+                self.close_session(session)
+            elif session.keys is keys:
+                self._close_real(session)
+        for named in self.handles.objects_on(slot):
+            if named.keys is keys:
+                self.handles.remove_object(named)
+
+    def close(self) -> None:
+        """The application is gone."""
+        for session in list(self.handles.sessions.values()):
+            self.close_session(session)
+
+    def _close_real(self, session: Session) -> None:
+        keys, real = session.keys, session.real
+        if keys is None:
+            return
+        session.keys, session.real, session.began = None, 0, False
+        keys.call["C_CloseSession"](real)
+        self._forget_session_objects(session.slot, keys)
+
+    def _forget_session_objects(self, slot: Slot, keys: KeyStore) -> None:
+        """The module destroyed the closed session's objects; which ones, only it knows."""
+        mine = [real for real, owner in list(keys.owners.items()) if owner == (self, slot.id)]
+        rest = self._session_in(slot, keys)
+        for real in mine:
+            if rest is None or self._flag(rest, real, CKA.TOKEN) is None:
+                keys.owners.pop(real, None)
+                if (named := self.handles.known(slot, real)) is not None:
+                    self.handles.remove_object(named)

@@ -1,0 +1,38 @@
+"""What can go wrong between a guest's application and its HSM.
+
+BrokerError
+├── ProtocolError   bytes that are not the protocol: the connection is closed, nobody else notices
+├── Refused         a call that is answered with a CK_RV of ours; the guest can ask why
+│   └── Failed      the same for what no rule forbids (a closed session, a full table): not recorded
+└── GateError       the gate's process cannot be started or does not answer
+"""
+
+from __future__ import annotations
+
+from keyvisor_hsm.cryptoki import CKR
+
+
+class BrokerError(Exception):
+    """Base of everything the broker raises on purpose."""
+
+
+class ProtocolError(BrokerError):
+    """Bytes that are not the protocol. The message says what was expected; it never holds the bytes."""
+
+
+class Refused(BrokerError):
+    """A call that the filter does not let through: `rv` for the wire, `reason` for a person, `apqn` where it went."""
+
+    def __init__(self, rv: CKR, reason: str, apqn: str | None = None) -> None:
+        super().__init__(reason)
+        self.rv = rv
+        self.reason = reason
+        self.apqn = apqn
+
+
+class Failed(Refused):
+    """A call that cannot be done, as any token would say; nothing that a policy could change."""
+
+
+class GateError(BrokerError):
+    """The gate's process cannot be started or does not answer."""

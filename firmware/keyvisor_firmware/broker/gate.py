@@ -1,0 +1,207 @@
+"""The process that serves one guest's PKCS#11 door: `python -m keyvisor_firmware.broker.gate`, started by the daemon.
+
+It inherits the door's listening socket, two channels to the daemon and the page with the states of the guest's
+HSMs. It ends when the daemon is gone, or when it was idle for a while. It knows no policy and no database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Final
+
+from keyvisor_firmware.broker import control
+from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.errors import BrokerError, Refused
+from keyvisor_firmware.broker.key_store import KeyStore, KeyStores
+from keyvisor_firmware.broker.limits import MAX_CONNECTIONS
+from keyvisor_firmware.broker.peers import require_own_peer
+from keyvisor_firmware.broker.serve import serve
+from keyvisor_firmware.broker.slots import Description, Grant, Slot
+from keyvisor_firmware.broker.state_page import HsmState, map_states, state_of
+from keyvisor_hsm.errors import PartitionUnusable
+from keyvisor_hsm.partitions import PartitionKeys
+
+_REFUSAL_ROOM: Final = 4096  # bytes of reason that travel to the daemon
+
+
+class Gate:
+    """All that the connections of one guest share."""
+
+    def __init__(self, guest: str, library: Path, words: memoryview, notices: socket.socket) -> None:
+        self.guest = guest
+        self.slots: dict[int, Slot] = {}
+        self.connections: set[Connection] = set()
+        self._changing = threading.Lock()
+        self._stores = KeyStores(library)
+        self._words = words
+        self._notices = notices
+        # What an HSM has that is bound and not associated: a token without keys, which ends with this process.
+        self._scratch = Path(tempfile.mkdtemp(prefix="keyvisor-gate-"))
+        self._scratch_keys = PartitionKeys(
+            "scratch", secrets.token_hex(16).encode(), secrets.token_hex(16).encode()
+        )
+
+    # --- what the daemon says
+
+    def adopt(self, picture: control.Picture) -> dict[str, str]:
+        """Make the slots as the daemon sees them. Answers which HSMs could not be made ready, and why."""
+        failed = {}
+        for slot_id in set(self.slots) - {hsm.slot for hsm in picture.hsms}:
+            self._drop(self.slots.pop(slot_id))
+        for hsm in picture.hsms:
+            slot = self.slots.get(hsm.slot) or self._attach(hsm)
+            if slot.grant is None or slot.grant.word != hsm.word:
+                try:
+                    self._change(slot, hsm)
+                except PartitionUnusable as error:
+                    failed[hsm.apqn] = str(error)
+        return failed
+
+    def _attach(self, hsm: control.HsmPicture) -> Slot:
+        about = Description(hsm.apqn, hsm.mode, hsm.generation, hsm.serial, hsm.firmware)
+        slot = Slot(hsm.slot, about, hsm.index, self._words)
+        self.slots[hsm.slot] = slot
+        return slot
+
+    def _change(self, slot: Slot, hsm: control.HsmPicture) -> None:
+        old = slot.grant
+        if state_of(hsm.word) is HsmState.UNBOUND:
+            slot.grant = None
+        else:
+            slot.grant = Grant(hsm.word, hsm.binding, self._store(hsm))
+        if old is not None:
+            self._leave(slot, old.keys)
+
+    def _store(self, hsm: control.HsmPicture) -> KeyStore:
+        place = hsm.partition
+        if place is None:
+            return self._stores.acquire(self._scratch, self._scratch_keys)
+        path = Path(place.path)
+        keys = PartitionKeys(path.name, place.user_pin.encode(), place.so_pin.encode())
+        return self._stores.acquire(path, keys)
+
+    def _drop(self, slot: Slot) -> None:
+        old, slot.grant = slot.grant, None
+        if old is not None:
+            self._leave(slot, old.keys)
+
+    def _leave(self, slot: Slot, keys: KeyStore) -> None:
+        """Close what connections hold in `keys` through `slot`, aside: a call may still be inside the module.
+
+        Nothing waits for it, since the state page has already revoked the grant.
+        """
+
+        def drop() -> None:
+            for connection in list(self.connections):
+                with connection.lock:
+                    connection.leave_store(slot, keys)
+
+        threading.Thread(target=self._stores.release, args=(keys, drop), daemon=True).start()
+
+    # --- what the applications do
+
+    def accept(self, listener: socket.socket, idle_seconds: float) -> None:
+        """Take connections until nobody was there for `idle_seconds`."""
+        listener.settimeout(idle_seconds)
+        while True:
+            try:
+                channel, _ = listener.accept()
+            except TimeoutError:
+                if not self.connections:
+                    return
+                continue
+            channel.settimeout(None)
+            if len(self.connections) >= MAX_CONNECTIONS:
+                self.log(f"a connection was turned away: {MAX_CONNECTIONS} are open")
+                channel.close()
+                continue
+            connection = Connection(self.guest, self.slots)
+            self.connections.add(connection)
+            threading.Thread(target=self._serve, args=(channel, connection), daemon=True).start()
+
+    def _serve(self, channel: socket.socket, connection: Connection) -> None:
+        try:
+            with channel:
+                require_own_peer(channel)
+                serve(channel, connection, self._refused)
+        except BrokerError as error:
+            self.log(f"a connection was closed: {error}")
+        except OSError:
+            pass  # the application went away in the middle of something
+        finally:
+            self.connections.discard(connection)
+
+    def _refused(self, call: str, refused: Refused) -> None:
+        """Tell the daemon before the application is answered, so that whoever asks why finds it there."""
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        told = control.Refusal(
+            at, refused.apqn, call, f"CKR_{refused.rv.name}", refused.reason[:_REFUSAL_ROOM]
+        )
+        with contextlib.suppress(OSError):  # a daemon that does not listen must not hold up the guest
+            control.send(self._notices, told, socket.MSG_DONTWAIT)
+
+    def log(self, text: str) -> None:
+        """One line on standard error."""
+        print(f"keyvisor gate guest={self.guest} {text}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _obey(gate: Gate, channel: socket.socket) -> None:
+    """Do what the daemon says, until it is gone."""
+    while (picture := control.receive_picture(channel)) is not None:
+        control.send(channel, control.Ready(gate.adopt(picture)))
+
+
+def main() -> None:
+    """Serve until idle, or until the daemon is gone. Every descriptor comes by number."""
+    parser = argparse.ArgumentParser(description="serves one guest's PKCS#11 door; started by the daemon")
+    parser.add_argument("--guest", required=True)
+    parser.add_argument("--module", required=True, type=Path)
+    parser.add_argument("--idle-seconds", required=True, type=float)
+    for name in ("listener", "control", "notices", "page"):
+        parser.add_argument(f"--{name}", required=True, type=int)
+    options = parser.parse_args()
+
+    channel = socket.socket(fileno=options.control)
+    gate = Gate(
+        options.guest, options.module, map_states(options.page), socket.socket(fileno=options.notices)
+    )
+    ended = threading.Event()
+
+    def until_idle() -> None:
+        gate.accept(socket.socket(fileno=options.listener), options.idle_seconds)
+        ended.set()
+
+    def until_daemon_ends() -> None:
+        try:
+            _obey(gate, channel)
+        finally:
+            ended.set()
+
+    # No connection is taken before the first picture is there.
+    first = control.receive_picture(channel)
+    if first is not None:
+        control.send(channel, control.Ready(gate.adopt(first)))
+        threading.Thread(target=until_idle, daemon=True).start()
+        threading.Thread(target=until_daemon_ends, daemon=True).start()
+        ended.wait()
+    gate.end()
+    # Threads may be inside the module; the interpreter's orderly end would wait for them, or free what they use.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""The daemon's side of the gates: each guest's door, its state page, and the process that serves it when somebody comes.
+
+A gate is started at the first connection, or when an association has to open a partition, and again when it died.
+What a gate must know is kept here, so a gate can be lost at any time. Knows no policy and no database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keyvisor_firmware.broker import control
+from keyvisor_firmware.broker.errors import GateError
+from keyvisor_firmware.broker.state_page import SLOTS, HsmState, StatePage, word
+from keyvisor_hsm.cards import Apqn, ConfigurationData
+from keyvisor_hsm.errors import PartitionUnusable
+from keyvisor_hsm.partitions import PartitionKeys
+
+_ANSWER_SECONDS: Final = 30.0  # how long a gate may take to open a partition
+_KEPT_REFUSALS: Final = 256
+_BACKLOG: Final = 1024
+_PATIENCE: Final = 5  # starts in a row that may fail before a door is left alone for a moment
+_QUICK: Final = 1.0  # seconds from one start to the next that count as in a row
+_PAUSE: Final = 2.0  # seconds
+
+
+@dataclass(slots=True)
+class _Hsm:
+    """One attached HSM: `index` in the state page, and what holds since `epoch`."""
+
+    data: ConfigurationData
+    index: int
+    state: HsmState = HsmState.UNBOUND
+    epoch: int = 0
+    binding: int = 0
+    keys: PartitionKeys | None = None
+
+    @property
+    def word(self) -> int:
+        return word(self.epoch, self.state)
+
+
+@dataclass(slots=True)
+class _Process:
+    """A gate that runs."""
+
+    popen: subprocess.Popen[bytes]
+    channel: socket.socket
+    notices: socket.socket
+
+
+class Gatekeeper:
+    """One guest's door. Its methods may be called from any thread; each is whole before the next begins."""
+
+    def __init__(
+        self, guest: str, door: Path, partitions: Path, start: Callable[..., subprocess.Popen[bytes]]
+    ) -> None:
+        self.guest = guest
+        self.door = door
+        self.listener = _listen(door)
+        self._partitions = partitions
+        self._start = start
+        self._page = StatePage()
+        self._hsms: dict[Apqn, _Hsm] = {}
+        self._epoch = 0
+        self._lock = threading.RLock()
+        self._process: _Process | None = None
+        self._refusals: deque[control.Refusal] = deque(maxlen=_KEPT_REFUSALS)
+        self._dropped = 0
+        self._stopped = False
+        self._started = float("-inf")
+        self._wake, self._woken = socket.socketpair()
+        self._watcher = threading.Thread(target=self._watch, name=f"gatekeeper {guest}", daemon=True)
+        self._watcher.start()
+
+    # --- what the firmware decides
+
+    def attach(self, hsm: ConfigurationData) -> None:
+        """The HSM becomes a slot of the guest, unbound. An HSM that is attached already gets its new data."""
+        with self._lock:
+            known = self._hsms.get(hsm.apqn)
+            if known is None:
+                self._hsms[hsm.apqn] = _Hsm(hsm, self._free_index())
+            else:
+                known.data = hsm
+            self._tell()
+
+    def detach(self, apqn: Apqn) -> None:
+        """The slot is gone."""
+        with self._lock:
+            self._publish(self._hsms[apqn], HsmState.UNBOUND)
+            del self._hsms[apqn]
+            self._tell()
+
+    def bind(self, apqn: Apqn) -> None:
+        """Non-sensitive requests pass from now on."""
+        with self._lock:
+            hsm = self._hsms[apqn]
+            hsm.binding = self._epoch + 1
+            self._grant(hsm, HsmState.BOUND, None, wait=self._process is not None)
+
+    def associate(self, apqn: Apqn, keys: PartitionKeys, *, wait: bool = True) -> None:
+        """Sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was.
+
+        With `wait` the partition is opened now, in a gate that is started for it if none runs; without, by the next
+        gate that runs (after a restart of the daemon, when the partition is known to exist).
+        """
+        with self._lock:
+            self._grant(self._hsms[apqn], HsmState.ASSOCIATED, keys, wait=wait)
+
+    def unbind(self, apqn: Apqn) -> None:
+        """Nothing passes any more when this returns: the page says so before the gate is told."""
+        with self._lock:
+            self._publish(self._hsms[apqn], HsmState.UNBOUND)
+            self._tell()
+
+    def refusals(self) -> tuple[list[control.Refusal], int]:
+        """What the gate refused, newest last, and how many older ones are not kept any more."""
+        with self._lock:
+            self._drain()
+            return list(self._refusals), self._dropped
+
+    def stop(self) -> None:
+        """End the gate and close the door."""
+        with self._lock:
+            self._stopped = True
+            for hsm in self._hsms.values():
+                self._publish(hsm, HsmState.UNBOUND)
+            self._end()
+            self._wake.send(b"\0")
+        self._watcher.join()
+        self.listener.close()
+        self.door.unlink(missing_ok=True)
+        self._page.close()
+        self._wake.close()
+        self._woken.close()
+
+    # --- what the watcher sees
+
+    def _watch(self) -> None:
+        """Start a gate when somebody knocks and none runs; take in what a running one tells, until it ends."""
+        quick_ends = 0
+        while not self._stopped:
+            process = self._process
+            if not self._ready(self.listener if process is None else process.notices):
+                continue
+            if process is not None:
+                self._look(process)
+                continue
+            quick_ends = quick_ends + 1 if time.monotonic() - self._started < _QUICK else 0
+            if quick_ends > _PATIENCE:
+                _say(self.guest, f"the gate ended {quick_ends} times in a row; its door waits {_PAUSE:g} s")
+                self._ready(None, _PAUSE)
+            with contextlib.suppress(GateError), self._lock:
+                self._ensure_running()
+
+    def _ready(self, channel: socket.socket | None, seconds: float | None = None) -> bool:
+        """Wait until there is something on `channel`; False if the watcher was woken for another reason."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        with contextlib.suppress(ValueError):  # closed meanwhile: whoever closed it wakes us
+            if channel is not None:
+                poll.register(channel, select.POLLIN)
+        woken = dict(poll.poll(None if seconds is None else seconds * 1000))
+        if self._woken.fileno() in woken:
+            self._woken.recv(4096)
+            return False
+        return bool(woken)
+
+    def _look(self, process: _Process) -> None:
+        with self._lock:
+            if self._process is process and not self._drain():
+                self._end()
+
+    def _ensure_running(self) -> None:
+        """Start the gate unless it runs. Raises GateError."""
+        if self._process is not None or self._stopped:
+            return
+        self._started = time.monotonic()
+        self._process = self._launch()
+        self._wake.send(b"\0")
+        for apqn, why in self._exchange().items():
+            _say(self.guest, f"HSM {apqn} is not ready: {why}")
+
+    # --- inside
+
+    def _grant(self, hsm: _Hsm, state: HsmState, keys: PartitionKeys | None, *, wait: bool) -> None:
+        """The gate makes itself ready for the new word before the page shows it."""
+        before = (hsm.state, hsm.epoch, hsm.keys)
+        self._epoch += 1
+        hsm.state, hsm.epoch, hsm.keys = state, self._epoch, keys
+        try:
+            if wait:
+                self._ensure_running()
+                self._require_ready(hsm)
+        except (GateError, PartitionUnusable) as error:
+            hsm.state, hsm.epoch, hsm.keys = before
+            self._tell()
+            raise PartitionUnusable(str(error)) from None
+        self._page.set(hsm.index, hsm.word)
+
+    def _require_ready(self, hsm: _Hsm) -> None:
+        if (why := self._exchange().get(str(hsm.data.apqn))) is not None:
+            raise PartitionUnusable(why)
+
+    def _publish(self, hsm: _Hsm, state: HsmState) -> None:
+        self._epoch += 1
+        hsm.state, hsm.epoch, hsm.keys = state, self._epoch, None
+        self._page.set(hsm.index, hsm.word)
+
+    def _free_index(self) -> int:
+        taken = {hsm.index for hsm in self._hsms.values()}
+        return next(index for index in range(SLOTS) if index not in taken)
+
+    def _tell(self) -> None:
+        """Send the picture to a gate that runs. One that does not take it is ended: the next one starts from it."""
+        if self._process is not None:
+            try:
+                self._exchange()
+            except GateError as error:
+                _say(self.guest, f"the gate is ended: {error}")
+                self._end()
+
+    def _exchange(self) -> dict[str, str]:
+        """Send the picture and take the answer: which HSMs are not ready, and why. Raises GateError."""
+        process = self._process
+        if process is None:
+            return {}
+        try:
+            control.send(process.channel, self._picture())
+        except OSError as error:
+            self._end()
+            raise GateError(f"the gate is gone: {error}") from None
+        try:
+            return control.receive_ready(process.channel).failed
+        except GateError:
+            self._end()
+            raise
+
+    def _picture(self) -> control.Picture:
+        return control.Picture(
+            tuple(self._hsm_picture(apqn, hsm) for apqn, hsm in sorted(self._hsms.items()))
+        )
+
+    def _hsm_picture(self, apqn: Apqn, hsm: _Hsm) -> control.HsmPicture:
+        return control.HsmPicture(
+            apqn=str(apqn),
+            slot=apqn.card << 16 | apqn.domain,
+            index=hsm.index,
+            mode=hsm.data.mode.value,
+            generation=hsm.data.generation.name,
+            serial=hsm.data.serial,
+            firmware=hsm.data.firmware,
+            word=hsm.word,
+            binding=hsm.binding,
+            partition=None if hsm.keys is None else self._place(hsm.keys),
+        )
+
+    def _place(self, keys: PartitionKeys) -> control.PartitionPlace:
+        path = self._partitions / keys.directory
+        return control.PartitionPlace(str(path), keys.user_pin.decode(), keys.so_pin.decode())
+
+    def _launch(self) -> _Process:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        heard, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, told:
+            try:
+                popen = self._start(
+                    guest=self.guest,
+                    listener=self.listener.fileno(),
+                    control=theirs.fileno(),
+                    notices=told.fileno(),
+                    page=self._page.descriptor,
+                )
+            except OSError as error:
+                ours.close()
+                heard.close()
+                raise GateError(f"the gate cannot be started: {error}") from None
+        ours.settimeout(_ANSWER_SECONDS)
+        return _Process(popen, ours, heard)
+
+    def _drain(self) -> bool:
+        """Take in all refusals that are there. False if the gate has ended."""
+        process = self._process
+        while process is not None:
+            try:
+                refusal = control.receive_refusal(process.notices)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if refusal is None:
+                return False
+            self._dropped += len(self._refusals) == _KEPT_REFUSALS
+            self._refusals.append(refusal)
+        return True
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.popen.kill()
+        process.popen.wait()
+        process.channel.close()
+        process.notices.close()
+
+
+class Gatekeepers:
+    """Makes the doors of all guests. `module` is the PKCS#11 module, `partitions` the directory of the key partitions."""
+
+    def __init__(
+        self, *, run_directory: Path, partitions: Path, module: Path, idle_seconds: float = 60.0
+    ) -> None:
+        self._run_directory = run_directory
+        self._partitions = partitions
+        self._module = module
+        self._idle_seconds = idle_seconds
+
+    def open(self, guest: str) -> Gatekeeper:
+        """Make the guest's door. Raises OSError."""
+        door = self._run_directory / "guests" / guest / "pkcs11.sock"
+        door.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Gatekeeper(guest, door, self._partitions, self._start)
+
+    def _start(self, *, guest: str, **descriptors: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "keyvisor_firmware.broker.gate", "--guest", guest]
+        command += ["--module", str(self._module), "--idle-seconds", str(self._idle_seconds)]
+        for name, descriptor in descriptors.items():
+            command += [f"--{name}", str(descriptor)]
+        return subprocess.Popen(
+            command,
+            pass_fds=tuple(descriptors.values()),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is the daemon's to answer
+        )
+
+
+def _environment() -> dict[str, str]:
+    """What a gate inherits: nothing that could point the module or the interpreter elsewhere than ours."""
+    kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "COVERAGE_PROCESS_START")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def _listen(door: Path) -> socket.socket:
+    """A listening socket that only its owner can reach; in the place of one that a dead daemon left."""
+    door.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(door))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _say(guest: str, text: str) -> None:
+    print(f"keyvisor gatekeeper guest={guest} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,112 @@
+"""One connection's handles. Numbers are never used twice, and mean nothing on any other connection.
+
+Sessions and objects stand in maps from our number to the module's; an object is good only in sessions of the HSM
+through which it was found or made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from keyvisor_firmware.broker.errors import Failed
+from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.limits import MAX_OBJECTS, MAX_SESSIONS
+from keyvisor_firmware.broker.slots import Grant, Slot
+from keyvisor_hsm.cryptoki import CKR
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A session of the application. Its session in the module is opened at the first call that needs one.
+
+    `keys` and `real` are that session's store and handle. When an HSM that was bound is associated, the store
+    changes and the next call opens a new one. `began` tells that an operation was begun and may be active.
+    """
+
+    handle: int
+    slot: Slot
+    flags: int
+    binding: int
+    keys: KeyStore | None = None
+    real: int = 0
+    began: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class ObjectHandle:
+    """An object as one connection names it. `private` is None until somebody had to know."""
+
+    handle: int
+    real: int
+    slot: Slot
+    keys: KeyStore
+    private: bool | None = None
+
+
+@dataclass(slots=True)
+class Handles:
+    """The maps of one connection."""
+
+    sessions: dict[int, Session] = field(default_factory=dict)
+    objects: dict[int, ObjectHandle] = field(default_factory=dict)
+    _numbers: dict[tuple[int, int], ObjectHandle] = field(default_factory=dict)
+    _last: int = 0
+
+    def add_session(self, slot: Slot, flags: int, binding: int) -> Session:
+        """A new session. Raises Failed past the limit."""
+        if len(self.sessions) >= MAX_SESSIONS:
+            raise Failed(CKR.SESSION_COUNT, f"{MAX_SESSIONS} sessions are open")
+        session = Session(self._next(), slot, flags, binding)
+        self.sessions[session.handle] = session
+        return session
+
+    def session(self, handle: int) -> Session:
+        """The session with that number. Raises Failed."""
+        try:
+            return self.sessions[handle]
+        except KeyError:
+            raise Failed(CKR.SESSION_HANDLE_INVALID, "this connection has no such session") from None
+
+    def remove_session(self, session: Session) -> None:
+        """Forget a session."""
+        del self.sessions[session.handle]
+
+    def on_slot(self, slot: Slot) -> list[Session]:
+        """The sessions on one HSM."""
+        return [session for session in self.sessions.values() if session.slot is slot]
+
+    def name_object(self, slot: Slot, keys: KeyStore, real: int, private: bool | None = None) -> ObjectHandle:
+        """The handle of an object of the module: the one it has, or a new one. Raises Failed past the limit."""
+        known = self.known(slot, real)
+        if known is not None and known.keys is keys:
+            return known
+        if len(self.objects) >= MAX_OBJECTS:
+            raise Failed(CKR.HOST_MEMORY, f"{MAX_OBJECTS} object handles are in use; end the connection")
+        named = ObjectHandle(self._next(), real, slot, keys, private)
+        self.objects[named.handle] = named
+        self._numbers[slot.id, real] = named
+        return named
+
+    def known(self, slot: Slot, real: int) -> ObjectHandle | None:
+        """The handle that an object of the module has, if any."""
+        return self._numbers.get((slot.id, real))
+
+    def object(self, handle: int, slot: Slot, grant: Grant, rv: CKR) -> ObjectHandle:
+        """The object with that number, if a session on `slot` may use it. Raises Failed with `rv`."""
+        found = self.objects.get(handle)
+        if found is None or found.slot is not slot or found.keys is not grant.keys:
+            raise Failed(rv, "this session knows no such object")
+        return found
+
+    def remove_object(self, named: ObjectHandle) -> None:
+        """Forget an object."""
+        self.objects.pop(named.handle, None)
+        self._numbers.pop((named.slot.id, named.real), None)
+
+    def objects_on(self, slot: Slot) -> list[ObjectHandle]:
+        """The objects known on one HSM."""
+        return [named for named in self.objects.values() if named.slot is slot]
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
