@@ -9,12 +9,14 @@ declare -A package_of=(
     [pkcs11-tool]=opensc
     [openssl]=openssl
     [bwrap]=bubblewrap
+    [p11-kit]=p11-kit
 )
 missing=()
 for program in "${!package_of[@]}"; do
     command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
 done
 compgen -G '/usr/lib/*/pkcs11/p11-kit-client.so' >/dev/null || missing+=(p11-kit-modules)
+[ -e /usr/include/p11-kit-1/p11-kit/pkcs11.h ] || missing+=(libp11-kit-dev)
 
 python=${PYTHON:-}
 if [ -z "$python" ]; then

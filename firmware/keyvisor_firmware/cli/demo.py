@@ -1,0 +1,293 @@
+"""`keyvisor demo`: the main story from start to end, with the real programs, in a state directory of its own.
+
+It runs the commands that a person would type, shows each with its output, and stops at the first one that does not
+do what it should. It uses nothing but the command line: what it shows, anybody can repeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+import typer
+
+from keyvisor_policy.terminal import fail
+
+app = typer.Typer(help="Show the main story with the real programs.", add_completion=False)
+
+HSM: Final = "03.0011"
+SPARE: Final = "05.0011"
+ACCELERATOR: Final = "07.0000"
+_START_SECONDS: Final = 60.0
+
+POLICY: Final = """\
+version: 1
+associations:
+  - name: payments            # this rule, and the secret that it names,
+    secret: payments-signing  # meet the HSM with this master key on this card
+    hsm: {{mode: ep11, mkvp: 0x{mkvp}, serial: {serial}}}
+"""
+
+POLICY_WITH_SPARE: Final = """\
+version: 1
+associations:
+  - name: payments            # any card with this master key: one for work, one to spare
+    secret: payments-signing
+    hsm: {{mode: ep11, mkvp: 0x{mkvp}}}
+    count: all
+"""
+
+BILLING_POLICY: Final = """\
+version: 1
+associations:
+  - name: billing
+    secret: billing-signing
+    hsm: {{mode: ep11, mkvp: 0x{mkvp}}}
+"""
+
+
+class Story:
+    """A terminal in a directory: runs commands, shows them, and does not go on when one surprises."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._steps = 0
+        programs = str(Path(sys.executable).parent)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "KEYVISOR_STATE": str(directory / "state"),
+        }
+        self._bold, self._dim, self._plain = (
+            ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
+        )
+
+    def step(self, text: str) -> None:
+        """Say what comes next."""
+        self._steps += 1
+        print(f"\n{self._bold}{self._steps}. {text}{self._plain}", flush=True)
+
+    def run(self, command: str, *, refused: bool = False, show: bool = True) -> str:
+        """Run a command line; its output. It must succeed, or with `refused` must not."""
+        if show:
+            print(f"$ {command}", flush=True)
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if show:
+            self._show(done.stdout)
+        if (done.returncode != 0) is not refused:
+            wanted = "be refused" if refused else "succeed"
+            fail(
+                f"`{command}` had to {wanted}, and its exit code is {done.returncode}: {done.stdout.strip()}"
+            )
+        return done.stdout
+
+    def in_guest(self, guest: str, command: str, *, refused: bool = False) -> str:
+        """Run a program in a guest's ordinary environment."""
+        return self.run(f"keyvisor guest exec --guest {guest} -- {command}", refused=refused)
+
+    def tool(self, guest: str, options: str, *, refused: bool = False) -> str:
+        """Run the unmodified pkcs11-tool in a guest."""
+        return self.in_guest(guest, f"pkcs11-tool --module '' {options}", refused=refused)
+
+    def write(self, name: str, text: str) -> None:
+        """Make a file, and show it."""
+        (self.directory / name).write_text(text, encoding="utf-8")
+        print(f"$ cat {name}", flush=True)
+        self._show(text)
+
+    def require(self, told: str, text: str) -> None:
+        """The story needs `text` in what was told."""
+        if text not in told:
+            fail(f"`{text}` was expected, and this came: {told.strip()}")
+
+    def require_not(self, told: str, text: str) -> None:
+        """The story breaks with `text` in what was told."""
+        if text in told:
+            fail(f"`{text}` was not to be seen, and it is: {told.strip()}")
+
+    def _show(self, text: str) -> None:
+        for line in text.rstrip("\n").splitlines():
+            print(f"  {self._dim}{line}{self._plain}", flush=True)
+
+
+@app.callback(invoke_without_command=True)
+def demo() -> None:
+    """Show how an unmodified pkcs11-tool signs once the guest's policy lets it, and not before."""
+    for program in ("pkcs11-tool", "openssl"):
+        if shutil.which(program) is None:
+            fail(f"`{program}` is missing; `keyvisor doctor` says what to install")
+    with tempfile.TemporaryDirectory(prefix="keyvisor-demo-") as name:
+        story = Story(Path(name))
+        with _firmware(story):
+            tell(story)
+    print("\nThe story went as it should.")
+
+
+@contextlib.contextmanager
+def _firmware(story: Story) -> Iterator[None]:
+    """`keyvisor up` for as long as the story is told."""
+    story.step("The firmware starts with the cards of configs/keyvisor.yaml.")
+    print("$ keyvisor up &", flush=True)
+    daemon = subprocess.Popen(
+        ["keyvisor", "up"],
+        cwd=story.directory,
+        env=story.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=(story.directory / "daemon.log").open("w"),
+        text=True,
+    )
+    try:
+        assert daemon.stdout is not None  # noqa: S101 - it is a pipe
+        ready = _first_line(daemon.stdout, _START_SECONDS)
+        if not ready:
+            log = (story.directory / "daemon.log").read_text(encoding="utf-8")
+            fail(f"the firmware did not start: {log.strip()}")
+        print(f"  {ready}", flush=True)
+        yield
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait()
+
+
+def _first_line(stream: IO[str], seconds: float) -> str:
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    return lines[0].strip() if lines else ""
+
+
+def tell(story: Story) -> None:
+    """The story, from the start of the guest on."""
+    _start_guest(story)
+    _bound_only(story)
+    _add_secret(story)
+    mkvp = _apply_policy(story)
+    _sign(story)
+    _unbind_and_return(story)
+    _others(story, mkvp)
+
+
+def _start_guest(story: Story) -> None:
+    story.step("The host starts the guest `payments` and attaches three HSMs to it.")
+    (story.directory / "payments.img").write_text(
+        "kernel, ramdisk and command line of payments\n", encoding="utf-8"
+    )
+    story.run("keyvisor host start payments --image payments.img")
+    story.run(f"keyvisor host attach payments {HSM} {SPARE} {ACCELERATOR}")
+    story.run("keyvisor host list")
+
+
+def _bound_only(story: Story) -> None:
+    story.step("The guest binds one HSM. What needs no key works; what makes one is refused.")
+    story.run("keyvisor guest hsms --guest payments")
+    story.run(f"keyvisor guest bind --guest payments {HSM}")
+    told = story.tool("payments", "-L")
+    story.require(told, HSM)
+    told = story.tool("payments", f"--token-label {HSM} -M")
+    story.require(told, "ECDSA")
+    story.tool("payments", f"--token-label {HSM} --generate-random 16 --output-file random.bin")
+    story.tool("payments", _KEYPAIRGEN, refused=True)
+    told = story.run("keyvisor guest refusals --guest payments")
+    story.require(told, "not associated")
+
+
+_KEYPAIRGEN: Final = f"--token-label {HSM} --login --keypairgen --key-type rsa:2048 --label invoices --id 01"
+_SIGN: Final = "--login --sign --mechanism SHA256-RSA-PKCS --id 01 --input-file invoice"
+
+
+def _add_secret(story: Story) -> None:
+    story.step("Its owner, elsewhere, makes an add-secret request for this image; the guest hands it in.")
+    story.run("keyvisor host host-key --output host-key.pem")
+    story.run("keyvisor owner identity payments.img --output payments.identity")
+    story.run(
+        "keyvisor owner request association payments-signing --host-key-document host-key.pem --no-verify"
+        " --identity payments.identity --output payments-signing.request"
+    )
+    story.run("keyvisor guest add-secret --guest payments payments-signing.request")
+    told = story.run("keyvisor guest secrets --guest payments")
+    story.require(told, "association")
+
+
+def _apply_policy(story: Story) -> str:
+    story.step("The guest applies its policy: the rule for this master key and this card names the secret.")
+    hsms = json.loads(story.run("keyvisor guest hsms --guest payments --json", show=False))["hsms"]
+    hsm = next(one for one in hsms if one["apqn"] == HSM)
+    story.write("policy.yaml", POLICY.format(mkvp=hsm["mkvp"], serial=hsm["serial"]))
+    story.run("keyvisor policy check policy.yaml")
+    story.run("keyvisor guest apply --guest payments policy.yaml")
+    told = story.run("keyvisor guest hsms --guest payments")
+    story.require(told, "associated")
+    return str(hsm["mkvp"])
+
+
+def _sign(story: Story) -> None:
+    story.step("The same pkcs11-tool makes a key now, and signs; openssl verifies.")
+    story.tool("payments", _KEYPAIRGEN)
+    (story.directory / "invoice").write_text("pay 42\n", encoding="utf-8")
+    story.tool("payments", f"--token-label {HSM} {_SIGN} --output-file invoice.signature")
+    story.tool(
+        "payments", f"--token-label {HSM} --read-object --type pubkey --id 01 --output-file invoices.der"
+    )
+    told = story.run(
+        "openssl dgst -sha256 -verify invoices.der -keyform DER -signature invoice.signature invoice"
+    )
+    story.require(told, "Verified OK")
+
+
+def _unbind_and_return(story: Story) -> None:
+    sign = f"--token-label {HSM} {_SIGN} --output-file again.signature"
+    story.step("The guest unbinds: signing is refused. It binds and associates again: the key is there.")
+    story.run(f"keyvisor guest unbind --guest payments {HSM}")
+    story.tool("payments", sign, refused=True)
+    story.run(f"keyvisor guest bind --guest payments {HSM}")
+    story.run(f"keyvisor guest associate --guest payments {HSM} --secret payments-signing")
+    story.tool("payments", sign)
+
+
+def _others(story: Story, mkvp: str) -> None:
+    story.step("Another guest, with a secret of its own on an HSM with the same master key, does not see it.")
+    (story.directory / "billing.img").write_text(
+        "kernel, ramdisk and command line of billing\n", encoding="utf-8"
+    )
+    story.run("keyvisor host start billing --image billing.img")
+    story.run(f"keyvisor host attach billing {SPARE}")
+    story.run("keyvisor owner identity billing.img --output billing.identity")
+    story.run(
+        "keyvisor owner request association billing-signing --host-key-document host-key.pem --no-verify"
+        " --identity billing.identity --output billing-signing.request"
+    )
+    story.run("keyvisor guest add-secret --guest billing billing-signing.request")
+    story.write("billing.yaml", BILLING_POLICY.format(mkvp=mkvp))
+    story.run("keyvisor guest apply --guest billing billing.yaml")
+    told = story.tool("billing", f"--token-label {SPARE} --login --list-objects")
+    story.require_not(told, "invoices")
+    story.run(f"keyvisor guest unbind --guest billing {SPARE}")
+
+    story.step("The spare HSM (another card, the same master key), with the same secret, does.")
+    story.write("policy-with-spare.yaml", POLICY_WITH_SPARE.format(mkvp=mkvp))
+    story.run("keyvisor guest apply --guest payments policy-with-spare.yaml")
+    told = story.tool("payments", f"--token-label {SPARE} --login --list-objects")
+    story.require(told, "invoices")
