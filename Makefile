@@ -18,5 +18,11 @@ lint: setup
 	@$(V)/pyright
 	@$(V)/lint-imports
 
+bench: setup
+	@$(V)/python bench/bench.py $(ARGS)
+
+docs: setup
+	@$(V)/python scripts/make_docs.py
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
