@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import typer
 
+PIPED_WIDTH = 4096  # characters of a line that no terminal breaks: more than any row of ours
+
 
 def fail(message: str) -> NoReturn:
     """Say `message` on standard error, behind `error: `, and end with exit code 1. One line, lower case, with the way out."""
@@ -24,7 +26,9 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "nothing to show") -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "nothing to show"
+) -> None:
     """Print rows under their column names; `empty` where there are none. Columns are never cut when piped."""
     if not rows:
         print(empty)
@@ -36,5 +40,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: st
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 4096, no_wrap=not console.is_terminal)
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    Console(width=width).print(table, no_wrap=width is not None)

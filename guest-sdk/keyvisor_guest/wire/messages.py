@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-GUEST_NAME = r"^[a-z0-9][a-z0-9-]{0,30}$"
-APQN = r"^[0-9a-f]{2}\.[0-9a-f]{4}$"
+from keyvisor_guest.wire.names import APQN as APQN
+from keyvisor_guest.wire.names import GUEST_NAME as GUEST_NAME
+
 HEX_16 = r"^[0-9a-f]{32}$"
 HEX_32 = r"^[0-9a-f]{64}$"
 
@@ -211,13 +212,24 @@ GUEST_ROUTES: tuple[Route, ...] = (
         Associate,
         Hsm,
     ),
-    Route("GET", "/secrets", "list_secrets", "the secrets of this guest, without their values", None, SecretList),
+    Route(
+        "GET", "/secrets", "list_secrets", "the secrets of this guest, without their values", None, SecretList
+    ),
     Route("POST", "/secrets", "add_secret", "hand an add-secret request to the firmware", AddSecret, Done),
     Route("POST", "/secrets/lock", "lock_secrets", "lock the secret store until the guest stops", None, Done),
     Route("GET", "/policy", "get_policy", "the policy that this guest registered", None, PolicyText),
     Route("PUT", "/policy", "set_policy", "register a policy; associations it forbids end", PolicyText, Done),
-    Route("POST", "/plan", "apply_plan", "register a policy and do its plan's steps, all or none", ApplyPlan, HsmList),
-    Route("GET", "/refusals", "refusals", "what the gate refused, why, and what is missing", None, RefusalList),
+    Route(
+        "POST",
+        "/plan",
+        "apply_plan",
+        "register a policy and do its plan's steps, all or none",
+        ApplyPlan,
+        HsmList,
+    ),
+    Route(
+        "GET", "/refusals", "refusals", "what the gate refused, why, and what is missing", None, RefusalList
+    ),
 )
 
 OPERATOR_ROUTES: tuple[Route, ...] = (

@@ -1,0 +1,209 @@
+"""`keyvisor guest`: what a guest does with its HSMs, its secrets and its policy, and the programs that it runs.
+
+Whatever talks to the firmware is loaded by the verb that needs it: `exec` and `env` need none of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyvisor_guest.cli.exec import Surroundings, run
+from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
+from keyvisor_guest.errors import PlanUnmet, SdkError
+from keyvisor_guest.state_directory import state_directory
+
+if TYPE_CHECKING:
+    from keyvisor_guest.guest import Guest
+    from keyvisor_guest.wire.messages import Hsm
+
+app = typer.Typer(
+    help="A guest's own side: secrets, association, policy; run programs in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _guest(name: str, state: Path | None) -> Guest:
+    from keyvisor_guest.guest import Guest
+
+    return Guest(name, state=state)
+
+
+def _say(hsm: Hsm) -> None:
+    print(f"{hsm.apqn} is {hsm.state}")
+
+
+@app.command()
+def identity(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """This instance's boot identity and CUID, which an owner makes secrets for."""
+    found = _guest(guest, state).identity().model_dump(mode="json")
+    show(found, ("part", "value"), list(found.items()), as_json=as_json)
+
+
+@app.command()
+def hsms(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """The guest's HSMs: configuration data, and the state of each association."""
+    found = _guest(guest, state).hsms()
+    show(
+        {"hsms": [hsm.model_dump(mode="json") for hsm in found]},
+        ("HSM", "state", "mode", "generation", "serial", "MKVP", "online"),
+        [
+            (
+                hsm.apqn,
+                hsm.state,
+                hsm.mode,
+                hsm.generation,
+                hsm.serial,
+                hsm.mkvp or "none",
+                "yes" if hsm.online else "no",
+            )
+            for hsm in found
+        ],
+        as_json=as_json,
+        empty="no HSM is attached; the host does it with `keyvisor host attach`",
+    )
+
+
+@app.command()
+def bind(apqn: ApqnArgument, guest: GuestOption, state: StateOption = None) -> None:
+    """Bind an HSM: non-sensitive requests pass."""
+    _say(_guest(guest, state).bind(apqn))
+
+
+@app.command()
+def unbind(apqn: ApqnArgument, guest: GuestOption, state: StateOption = None) -> None:
+    """Unbind an HSM: nothing passes."""
+    _say(_guest(guest, state).unbind(apqn))
+
+
+@app.command()
+def associate(
+    apqn: ApqnArgument,
+    secret: Annotated[str, typer.Option("--secret", metavar="NAME", help="The secret's name.")],
+    guest: GuestOption,
+    state: StateOption = None,
+) -> None:
+    """Associate a secret with a bound HSM: sensitive requests pass."""
+    _say(_guest(guest, state).associate(apqn, secret))
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, InputFile],
+    guest: GuestOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Apply what can be met; without it: all or nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict/--no-strict", help="With --partial: whether an unmet rule ends with 1.")
+    ] = True,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a policy and make the HSMs what it asks for; show the plan with its reasons."""
+    from keyvisor_guest.cli.plan_table import show_plan
+
+    try:
+        plan = _guest(guest, state).apply(file, partial=partial, strict=strict, dry_run=dry_run)
+    except PlanUnmet as unmet:
+        show_plan(unmet.plan, as_json=as_json)
+        raise
+    show_plan(plan, as_json=as_json)
+    if plan.unmet and (strict or not partial):
+        raise typer.Exit(1)
+
+
+@app.command("add-secret")
+def add_secret(file: Annotated[Path, InputFile], guest: GuestOption, state: StateOption = None) -> None:
+    """Hand an add-secret request, which an owner made, to the firmware."""
+    _guest(guest, state).secrets.add(file.read_bytes())
+
+
+@app.command()
+def secrets(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """The secrets of the guest, without their values."""
+    store = _guest(guest, state).secrets
+    found, locked = store.list(), store.locked
+    show(
+        {"secrets": [secret.model_dump(mode="json") for secret in found], "locked": locked},
+        ("index", "type", "bytes", "id"),
+        [(str(secret.index), str(secret.type), str(secret.length), secret.id) for secret in found],
+        as_json=as_json,
+        empty="no secret",
+    )
+    if locked and not as_json:
+        print("locked until the guest stops")
+
+
+@app.command("lock-secrets")
+def lock_secrets(guest: GuestOption, state: StateOption = None) -> None:
+    """Lock the secret store until the guest stops."""
+    _guest(guest, state).secrets.lock()
+
+
+@app.command()
+def policy(guest: GuestOption, state: StateOption = None) -> None:
+    """The policy that the guest registered."""
+    registered = _guest(guest, state).policy
+    if registered is None:
+        raise SdkError(f"guest `{guest}` has registered no policy: `keyvisor guest apply FILE` does")
+    sys.stdout.write(registered.text)
+
+
+@app.command()
+def refusals(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """What the gate refused, oldest first: why, and what is missing."""
+    found = _guest(guest, state).refusals()
+    show(
+        {"refusals": [refusal.model_dump(mode="json") for refusal in found], "dropped": found.dropped},
+        ("time", "HSM", "call", "code", "why", "what is missing"),
+        [(each.at, each.apqn or "none", each.call, each.code, each.reason, each.missing) for each in found],
+        as_json=as_json,
+        empty="nothing was refused",
+    )
+    if found.dropped and not as_json:
+        print(f"{found.dropped} older ones are no longer kept")
+
+
+@app.command()
+def env(guest: GuestOption, state: StateOption = None) -> None:
+    """Print the variables that lead a program to the guest, for a shell: eval "$(keyvisor guest env --guest g)"."""
+    sys.stdout.write(Surroundings.of(state_directory(state), guest).exports())
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False})
+def execute(
+    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The program and its arguments.")],
+    guest: GuestOption,
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox",
+            help="Run it in a bubblewrap sandbox: no network, /usr and /etc to read, a private /tmp, the working "
+            "directory, and of the state directory this guest's doors only.",
+        ),
+    ] = False,
+    state: StateOption = None,
+) -> None:
+    """Run a program in the guest; its exit code is the command's.
+
+    Sets P11_KIT_SERVER_ADDRESS, KEYVISOR_GUEST, KEYVISOR_STATE and KEYVISOR_PKCS11_MODULE (the PKCS#11 module
+    to load). A shell expands the line before they are set, so an empty argument after --module or --provider
+    becomes the module's path, and this works as it stands:
+
+    \b
+    keyvisor guest exec --guest g -- pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" -L
+
+    Ends with 127 if there is no such program, 126 if it may not be run.
+    """
+    where = state_directory(state)
+    at = Surroundings.of(where.resolve() if sandbox else where, guest)
+    run(command, at, os.environ, sandbox=sandbox)

@@ -1,0 +1,131 @@
+"""`keyvisor host`: the host engineer's verbs. Shows nothing of what guests keep: the door has it not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyvisor_guest.cli.options import ApqnArgument, JsonOption, StateOption, show
+
+if TYPE_CHECKING:
+    from keyvisor_guest.host import Host
+
+app = typer.Typer(
+    help="Start and stop guests, give them HSMs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The guest.")]
+
+
+def _host(state: Path | None) -> Host:
+    from keyvisor_guest.host import Host
+
+    return Host(state=state)
+
+
+@app.command()
+def start(
+    name: Name,
+    image: Annotated[
+        Path,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The guest's definition: what its boot identity is measured from.",
+        ),
+    ],
+    state: StateOption = None,
+) -> None:
+    """Start a guest from its definition."""
+    guest = _host(state).start(name, image.read_bytes())
+    print(f"{guest.name} runs, CUID {guest.cuid}")
+
+
+@app.command()
+def stop(name: Name, state: StateOption = None) -> None:
+    """Stop a guest; its secrets go with it."""
+    _host(state).stop(name)
+
+
+@app.command("list")
+def list_guests(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """The guests that run."""
+    guests = _host(state).guests()
+    show(
+        {"guests": [guest.model_dump(mode="json") for guest in guests]},
+        ("guest", "HSMs", "CUID", "started"),
+        [(guest.name, " ".join(guest.attached) or "none", guest.cuid, guest.started) for guest in guests],
+        as_json=as_json,
+        empty="no guest runs; `keyvisor host start NAME --image FILE` starts one",
+    )
+
+
+@app.command()
+def attach(
+    name: Name,
+    apqns: Annotated[
+        list[str], typer.Argument(metavar="APQN", help="The HSMs: card.domain in hex, as in 03.0011.")
+    ],
+    state: StateOption = None,
+) -> None:
+    """Give HSMs to a guest, one after the other; the first refusal ends it."""
+    host = _host(state)
+    for apqn in apqns:
+        host.attach(name, apqn)
+
+
+@app.command()
+def detach(name: Name, apqn: ApqnArgument, state: StateOption = None) -> None:
+    """Take an HSM away from a guest; what was associated there ends."""
+    _host(state).detach(name, apqn)
+
+
+@app.command()
+def hsms(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """The HSMs of this machine."""
+    found = _host(state).hsms()
+    show(
+        {"hsms": [hsm.model_dump(mode="json") for hsm in found]},
+        ("HSM", "mode", "generation", "serial", "MKVP", "firmware", "API", "online"),
+        [
+            (
+                hsm.apqn,
+                hsm.mode,
+                hsm.generation,
+                hsm.serial,
+                hsm.mkvp or "none",
+                hsm.firmware,
+                str(hsm.api),
+                "yes" if hsm.online else "no",
+            )
+            for hsm in found
+        ],
+        as_json=as_json,
+        empty="no HSM on this machine",
+    )
+
+
+@app.command("host-key")
+def host_key(
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write it there, not to standard output."),
+    ] = None,
+    state: StateOption = None,
+) -> None:
+    """The host key's certificate (PEM), which a guest's owner encrypts for."""
+    document = _host(state).host_key_document()
+    if output is None:
+        sys.stdout.write(document.decode())
+    else:
+        output.write_bytes(document)

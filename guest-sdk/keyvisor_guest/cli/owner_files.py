@@ -1,0 +1,157 @@
+"""The files of the owner's verbs: read up to a limit, written for the owner alone, at once, and never over others.
+
+Knows how a boot identity and a secret's name stand in a file; knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keyvisor_guest.wire.boot_identity import BootIdentity
+from keyvisor_guest.wire.errors import Malformed, Unbuildable
+from keyvisor_guest.wire.secret_ids import SecretId
+
+__all__ = [
+    "association_yaml",
+    "identity_json",
+    "read_identity",
+    "read_limited",
+    "write_private",
+    "yaml_file_name",
+]
+
+MAX_IDENTITY: Final = 0x10000  # bytes of an identity file
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+class _IdentityFile(BaseModel):
+    """A boot identity as a file has it, all hex."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    pld: _Digest
+    ald: _Digest
+    tld: _Digest
+    header_tag: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def identity_fields(identity: BootIdentity) -> dict[str, str]:
+    """The identity as lower-case hex: `pld`, `ald`, `tld`, `header_tag`."""
+    return {name: getattr(identity, name).hex() for name in _IdentityFile.model_fields}
+
+
+def identity_json(identity: BootIdentity) -> str:
+    """The identity as indented JSON with a final newline: what `read_identity` reads."""
+    return _IdentityFile(**identity_fields(identity)).model_dump_json(indent=2) + "\n"
+
+
+def read_identity(path: Path) -> BootIdentity:
+    """The identity of a file that `keyvisor owner identity` wrote. Raises Malformed, OSError."""
+    try:
+        stored = _IdentityFile.model_validate_json(read_limited(path, MAX_IDENTITY, "an identity file"))
+    except ValidationError as error:
+        raise Malformed(
+            f"`{path}` holds no boot identity: write one with `keyvisor owner identity`"
+        ) from error
+    return BootIdentity(
+        *(bytes.fromhex(text) for text in (stored.pld, stored.ald, stored.tld, stored.header_tag))
+    )
+
+
+def association_yaml(name: str, secret_id: SecretId) -> str:
+    """The document that `pvsecret create association` leaves beside a request (formats, G)."""
+    body = yaml.safe_dump({"name": name, "id": f"0x{secret_id.hex()}"}, sort_keys=False, allow_unicode=True)
+    return f"!Association\n{body}"
+
+
+def yaml_file_name(name: str) -> str:
+    """The file that goes with a secret's name: blanks become `_`, what follows the last dot becomes `yaml`.
+
+    Slashes become `_` as well: the file stays beside the request, whatever the name is.
+    """
+    flat = "".join("_" if char.isspace() or char == "/" else char for char in name)
+    return f"{flat.rpartition('.')[0] or flat}.yaml"
+
+
+def read_limited(path: Path, limit: int, what: str) -> bytes:
+    """The file's content, at most `limit` bytes. Raises Unbuildable for more, OSError."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Unbuildable(f"`{path}` is too long for {what}: {limit} bytes at most")
+    return content
+
+
+def write_private(files: Mapping[Path, bytes], *, force: bool) -> None:
+    """Write all files, mode 0600, or none of them; each appears whole. Raises OSError.
+
+    A file that exists is refused without `force`. With it, files are replaced one after the other, in order.
+    """
+    _refuse_clashes(files, force=force)
+    with ExitStack() as staged, ExitStack() as published:
+        ready: dict[Path, Path] = {}
+        for path, content in files.items():
+            ready[path] = _stage(path, content)
+            staged.callback(ready[path].unlink, missing_ok=True)
+        for path, temporary in ready.items():
+            if force:
+                temporary.replace(path)
+            else:
+                _publish_new(temporary, path)
+                published.callback(path.unlink)
+        published.pop_all()
+
+
+def _refuse_clashes(files: Mapping[Path, bytes], *, force: bool) -> None:
+    if len({path.parent.resolve() / path.name for path in files}) < len(files):
+        names = ", ".join(f"`{path}`" for path in files)
+        raise Unbuildable(f"two outputs are one file ({names}): give another name to one of them")
+    for path in files:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no such directory: make it first", str(path.parent)
+            )
+        if os.path.lexists(path) and not force:
+            raise _exists(path)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "exists already: give another name, or --force", str(path))
+
+
+def _stage(path: Path, content: bytes) -> Path:
+    """A file beside `path` with the content; mkstemp makes it 0600."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".keyvisor-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def _publish_new(temporary: Path, path: Path) -> None:
+    # A link, unlike a rename, does not replace what came there since it was looked at.
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print one field per line, names and values in columns; values are never cut: digests are there to be compared."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,103 @@
+"""What can go wrong in the SDK's clients and in the command.
+
+    SdkError
+    ├── StateDirectoryUnusable   no place for the state, or a path too long for a Unix socket
+    ├── NameInvalid              not the name of a guest or of an HSM, or none was given
+    ├── NotRunning               nobody listens at the door: no such guest, or no firmware
+    ├── DoorClosed               the door belongs to somebody else
+    ├── DoorBroken               the answer broke off, came too late, or is no message of the door
+    ├── Refused                  the firmware said no (carries the code for programs and the findings for people)
+    ├── PlanUnmet                a policy has rules that no HSM meets (carries the plan)
+    ├── ClientUnusable           the stock PKCS#11 client is missing, or serves another guest in this process
+    └── CommandUnusable          a program that the command was to run, or a verb's own parts, cannot be loaded
+
+An error's text has one finding per line: lower case, user input in backticks, with the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyvisor_policy import Plan
+
+__all__ = [
+    "ClientUnusable",
+    "CommandUnusable",
+    "DoorBroken",
+    "DoorClosed",
+    "NameInvalid",
+    "NotRunning",
+    "PlanUnmet",
+    "Refused",
+    "SdkError",
+    "StateDirectoryUnusable",
+]
+
+
+class SdkError(Exception):
+    """Base of everything that the clients and the command raise on purpose."""
+
+
+class StateDirectoryUnusable(SdkError):
+    """There is no place for the state, or a path in it is too long for a Unix socket."""
+
+
+class NameInvalid(SdkError):
+    """Not the name of a guest or of an HSM, or none was given."""
+
+
+class NotRunning(SdkError):
+    """Nobody listens at the door: no such guest, or no firmware."""
+
+
+class DoorClosed(SdkError):
+    """The door belongs to somebody else."""
+
+
+class DoorBroken(SdkError):
+    """The answer broke off, came too late, or is no message of the door."""
+
+
+class Refused(SdkError):
+    """The firmware said no.
+
+    `kind` names the numbering that `code` is of: `ap` (AP response codes; formats, F.5), `uv` (return codes of
+    the ultravisor; formats, B.1) or `http`. `findings` are the reasons one by one, where there are several.
+    """
+
+    def __init__(self, kind: str, code: int, message: str, findings: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *findings]))
+        self.kind = kind
+        self.code = code
+        self.message = message
+        self.findings = tuple(findings)
+
+
+class PlanUnmet(SdkError):
+    """A policy has rules that no HSM meets. `applied` says whether what can be met was applied all the same."""
+
+    def __init__(self, plan: Plan, reasons: Sequence[str], *, applied: bool) -> None:
+        outcome = (
+            "the rest is applied" if applied else "nothing was applied; `--partial` applies what can be met"
+        )
+        super().__init__("\n".join([*reasons, f"{len(reasons)} unmet: {outcome}"]))
+        self.plan = plan
+        self.reasons = tuple(reasons)
+        self.applied = applied
+
+
+class ClientUnusable(SdkError):
+    """The stock PKCS#11 client is missing, or serves another guest in this process."""
+
+
+class CommandUnusable(SdkError):
+    """A program that the command was to run, or a verb's own parts, cannot be loaded.
+
+    `exit_code` is what the command ends with: 1, or as the shells have it 126 (not executable), 127 (not found).
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,189 @@
+"""`keyvisor guest`, against the firmware's story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MET = """\
+version: 1
+associations:
+  - name: payments-signing
+    hsm: {mode: ep11, serial: 93AADFK719460083}
+"""
+HALF_MET = f"""\
+{MET}  - name: elsewhere
+    secret: payments-signing
+    hsm: {{mode: ep11, serial: AAAAAAAAAAAAAAAA}}
+"""
+
+
+@pytest.fixture
+def guest(keyvisor: Callable[..., Any], firmware: Any) -> Callable[..., Any]:
+    return lambda *arguments: keyvisor(
+        "guest", *arguments, "--guest", "payments", "--state", str(firmware.state)
+    )
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        (tmp_path / "policy.yaml").write_text(text)
+        return str(tmp_path / "policy.yaml")
+
+    return write
+
+
+def test_identity(guest: Callable[..., Any]) -> None:
+    assert "header_tag" in guest("identity").out
+    assert json.loads(guest("identity", "--json").out)["cuid"] == "0f" * 16
+
+
+def test_an_associations_life(guest: Callable[..., Any]) -> None:
+    assert guest("bind", "03.0011").out == "03.0011 is bound\n"
+    assert guest("associate", "03.0011", "--secret", "payments-signing").out == "03.0011 is associated\n"
+    lines = guest("hsms").out.splitlines()
+    assert lines[1].split()[:3] == ["03.0011", "associated", "ep11"]
+    assert json.loads(guest("hsms", "--json").out)["hsms"][1]["state"] == "unbound"
+    assert guest("unbind", "03.0011").out == "03.0011 is unbound\n"
+
+
+def test_a_refusal_is_one_line_per_finding(guest: Callable[..., Any]) -> None:
+    guest("bind", "03.0011")
+    ended = guest("associate", "03.0011", "--secret", "unknown")
+    assert ended.code == 1
+    assert ended.err.splitlines() == [
+        "error: HSM 03.0011 is not associated",
+        "error: secret not in the guest's store",
+        "error: no rule of the policy allows it",
+    ]
+
+
+def test_secrets(guest: Callable[..., Any], firmware: Any, tmp_path: Path, secret_request: bytes) -> None:
+    request = tmp_path / "request"
+    request.write_bytes(secret_request)
+    assert guest("add-secret", str(request)).code == 0
+    assert firmware.story.requests == [secret_request]
+    assert guest("secrets").out.splitlines()[1].split()[:3] == ["0", "2", "32"]
+    assert guest("lock-secrets").code == 0
+    assert guest("secrets").out.splitlines()[-1] == "locked until the guest stops"
+    assert json.loads(guest("secrets", "--json").out)["locked"] is True
+    assert (
+        guest("add-secret", str(request)).err == "error: the secret store is locked until the guest stops\n"
+    )
+
+
+def test_refusals(guest: Callable[..., Any]) -> None:
+    shown = guest("refusals").out
+    assert shown.splitlines()[0].split() == ["time", "HSM", "call", "code", "why", "what", "is", "missing"]
+    assert "CKR_USER_NOT_LOGGED_IN" in shown
+    assert shown.splitlines()[-1] == "3 older ones are no longer kept"
+    answer = json.loads(guest("refusals", "--json").out)
+    assert answer["dropped"] == 3
+    assert answer["refusals"][0]["missing"] == "a secret for 03.0011"
+
+
+def test_policy(guest: Callable[..., Any], policy: Callable[[str], str]) -> None:
+    ended = guest("policy")
+    assert (ended.code, ended.out) == (1, "")
+    assert "keyvisor guest apply FILE" in ended.err
+    guest("apply", policy(MET))
+    assert guest("policy").out == MET
+
+
+def test_apply_shows_the_plan_with_its_reasons(
+    guest: Callable[..., Any], policy: Callable[[str], str]
+) -> None:
+    ended = guest("apply", policy(MET))
+    assert (ended.code, ended.err) == (0, "")
+    assert "associate" in ended.out
+    assert "03.0011" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "applied"),
+    [
+        ((), 1, 0),
+        (("--no-strict",), 1, 0),
+        (("--partial",), 1, 1),
+        (("--partial", "--no-strict"), 0, 1),
+        (("--dry-run",), 1, 0),
+        (("--dry-run", "--partial"), 1, 0),
+        (("--dry-run", "--partial", "--no-strict"), 0, 0),
+    ],
+)
+def test_an_unmet_rule(
+    guest: Callable[..., Any],
+    policy: Callable[[str], str],
+    firmware: Any,
+    options: tuple[str, ...],
+    code: int,
+    applied: int,
+) -> None:
+    ended = guest("apply", policy(HALF_MET), *options)
+    assert ended.code == code
+    assert len(firmware.story.plans) == applied
+    assert "elsewhere" in ended.out
+    assert "serial differs" in ended.out
+    assert "Traceback" not in ended.err
+
+
+def test_a_plan_for_programs(guest: Callable[..., Any], policy: Callable[[str], str]) -> None:
+    ended = guest("apply", policy(HALF_MET), "--dry-run", "--json")
+    assert ended.code == 1
+    assert "elsewhere" in json.dumps(json.loads(ended.out))
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_plan_is_what_the_policys_author_sees_without_a_firmware(
+    guest: Callable[..., Any],
+    keyvisor: Callable[..., Any],
+    policy: Callable[[str], str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """What `guest hsms --json` prints is the inventory that `policy plan` takes, and the two plans are the same."""
+    guest("bind", "04.0011")
+    inventory = tmp_path / "hsms.json"
+    inventory.write_text(guest("hsms", "--json").out)
+    file = policy(HALF_MET)
+    for_author = keyvisor(
+        "policy", "plan", file, "--inventory", str(inventory), "--secrets", "payments-signing", *options
+    )
+    in_guest = guest("apply", file, "--dry-run", *options)
+    assert in_guest.out == for_author.out
+    assert in_guest.code == for_author.code == 1
+
+
+def test_a_file_that_is_no_policy_has_a_line_per_finding(
+    guest: Callable[..., Any], policy: Callable[[str], str], firmware: Any
+) -> None:
+    file = policy("version: 1\nassociation: []\nassociations: 3\n")
+    ended = guest("apply", file)
+    assert ended.code == 1
+    lines = ended.err.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith(f"error: {file}:") for line in lines)
+    assert firmware.story.asked == []
+
+
+def test_the_guest_may_come_from_the_environment(
+    keyvisor: Callable[..., Any], firmware: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYVISOR_STATE", str(firmware.state))
+    monkeypatch.setenv("KEYVISOR_GUEST", "lab")
+    ended = keyvisor("guest", "hsms")
+    assert ended.out == "no HSM is attached; the host does it with `keyvisor host attach`\n"
+
+
+def test_no_such_guest(keyvisor: Callable[..., Any], firmware: Any) -> None:
+    ended = keyvisor("guest", "hsms", "--guest", "nobody", "--state", str(firmware.state))
+    assert ended.code == 1
+    assert ended.err.startswith("error: no guest `nobody` in")
+    ended = keyvisor("guest", "hsms", "--guest", "No/body", "--state", str(firmware.state))
+    assert ended.code == 1
+    assert "names no guest" in ended.err

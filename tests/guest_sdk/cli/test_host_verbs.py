@@ -1,0 +1,80 @@
+"""`keyvisor host`, against the firmware's story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def host(keyvisor: Callable[..., Any], firmware: Any) -> Callable[..., Any]:
+    return lambda *arguments: keyvisor("host", *arguments, "--state", str(firmware.state))
+
+
+def test_a_guests_life(host: Callable[..., Any], firmware: Any, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"\0definition\xff")
+    assert host("start", "new", "--image", str(image)).out == f"new runs, CUID {'2d' * 16}\n"
+    assert firmware.story.images["new"] == image.read_bytes()
+    assert host("attach", "new", "03.0011", "05.0002").code == 0
+    assert host("detach", "new", "03.0011").code == 0
+    assert firmware.story.guests["new"].attached == ["05.0002"]
+    assert host("stop", "new").code == 0
+    assert "new" not in firmware.story.guests
+
+
+def test_the_first_refusal_ends_an_attach(host: Callable[..., Any], firmware: Any) -> None:
+    ended = host("attach", "lab", "03.0011", "07.0000", "04.0011")
+    assert (ended.code, ended.err) == (1, "error: no HSM 07.0000\n")
+    assert firmware.story.guests["lab"].attached == ["03.0011"]
+
+
+def test_the_list_for_people_and_for_programs(host: Callable[..., Any], firmware: Any) -> None:
+    lines = host("list").out.splitlines()
+    assert lines[0].split() == ["guest", "HSMs", "CUID", "started"]
+    assert "03.0011 04.0011" in lines[1]
+    assert "none" in lines[2]
+    guests = json.loads(host("list", "--json").out)["guests"]
+    assert guests == [guest.model_dump() for guest in firmware.story.guests.values()]
+
+
+def test_an_empty_list_says_what_to_do(host: Callable[..., Any], firmware: Any) -> None:
+    firmware.story.guests.clear()
+    assert host("list").out == "no guest runs; `keyvisor host start NAME --image FILE` starts one\n"
+    assert json.loads(host("list", "--json").out) == {"guests": []}
+
+
+def test_the_machines_hsms(host: Callable[..., Any], firmware: Any) -> None:
+    lines = host("hsms").out.splitlines()
+    assert len(lines) == 4
+    assert lines[3].split()[:2] == ["05.0002", "accel"]
+    assert json.loads(host("hsms", "--json").out)["hsms"][0] == firmware.story.hsms["03.0011"].model_dump()
+
+
+def test_the_host_key_to_standard_output_and_to_a_file(host: Callable[..., Any], tmp_path: Path) -> None:
+    shown = host("host-key").out
+    assert shown.startswith("-----BEGIN CERTIFICATE-----\n")
+    file = tmp_path / "host-key.pem"
+    assert host("host-key", "-o", str(file)).out == ""
+    assert file.read_text() == shown
+    ended = host("host-key", "-o", str(tmp_path / "no" / "where"))
+    assert ended.code == 1
+    assert ended.err.endswith("no such file or directory\n")
+
+
+def test_without_a_firmware(keyvisor: Callable[..., Any], state: Path) -> None:
+    ended = keyvisor("host", "list", "--state", str(state))
+    assert ended.code == 1
+    assert ended.err.startswith("error: no door")
+    assert "keyvisor up" in ended.err
+
+
+def test_the_state_may_come_from_the_environment(
+    keyvisor: Callable[..., Any], firmware: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYVISOR_STATE", str(firmware.state))
+    assert keyvisor("host", "list").code == 0
