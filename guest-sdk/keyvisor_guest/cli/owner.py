@@ -60,7 +60,7 @@ def identity(
     measured = measure(read_limited(content_file, MAX_IMAGE, "a guest's definition"))
     text = identity_json(measured)
     if output is not None:
-        write_private({output: text.encode()}, force=force)
+        write_private([(output, text.encode())], force=force)
     if as_json:
         sys.stdout.write(text)
     elif output is None:

@@ -1,6 +1,6 @@
 """The files of the owner's verbs: read up to a limit, written for the owner alone, at once, and never over others.
 
-Knows how a boot identity and a secret's name stand in a file; knows nothing of requests.
+Knows how a boot identity and a secret's name stand in a file, and nothing of a request's bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,9 +16,9 @@ from typing import Annotated, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from keyvisor_guest.owner import Request
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
-from keyvisor_guest.wire.secret_ids import SecretId
 
 __all__ = [
     "association_yaml",
@@ -67,10 +67,12 @@ def read_identity(path: Path) -> BootIdentity:
     )
 
 
-def association_yaml(name: str, secret_id: SecretId) -> str:
-    """The document that `pvsecret create association` leaves beside a request (formats, G)."""
-    body = yaml.safe_dump({"name": name, "id": f"0x{secret_id.hex()}"}, sort_keys=False, allow_unicode=True)
-    return f"!Association\n{body}"
+def association_yaml(request: Request) -> str:
+    """The document that `pvsecret create association` leaves beside a request (formats, G). Raises Unbuildable."""
+    if request.secret_id is None:
+        raise Unbuildable("a meta request has no name and no id to describe")
+    described = {"name": request.secret_name, "id": f"0x{request.secret_id.hex()}"}
+    return f"!Association\n{yaml.safe_dump(described, sort_keys=False, allow_unicode=True)}"
 
 
 def yaml_file_name(name: str) -> str:
@@ -91,18 +93,19 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
     return content
 
 
-def write_private(files: Mapping[Path, bytes], *, force: bool) -> None:
+def write_private(files: Sequence[tuple[Path, bytes]], *, force: bool) -> None:
     """Write all files, mode 0600, or none of them; each appears whole. Raises OSError.
 
     A file that exists is refused without `force`. With it, files are replaced one after the other, in order.
     """
-    _refuse_clashes(files, force=force)
+    _refuse_clashes([path for path, _ in files], force=force)
     with ExitStack() as staged, ExitStack() as published:
-        ready: dict[Path, Path] = {}
-        for path, content in files.items():
-            ready[path] = _stage(path, content)
-            staged.callback(ready[path].unlink, missing_ok=True)
-        for path, temporary in ready.items():
+        ready: list[tuple[Path, Path]] = []
+        for path, content in files:
+            temporary = _stage(path, content)
+            staged.callback(temporary.unlink, missing_ok=True)
+            ready.append((path, temporary))
+        for path, temporary in ready:
             if force:
                 temporary.replace(path)
             else:
@@ -111,11 +114,11 @@ def write_private(files: Mapping[Path, bytes], *, force: bool) -> None:
         published.pop_all()
 
 
-def _refuse_clashes(files: Mapping[Path, bytes], *, force: bool) -> None:
-    if len({path.parent.resolve() / path.name for path in files}) < len(files):
-        names = ", ".join(f"`{path}`" for path in files)
+def _refuse_clashes(paths: Sequence[Path], *, force: bool) -> None:
+    if len({path.parent.resolve() / path.name for path in paths}) < len(paths):
+        names = ", ".join(f"`{path}`" for path in paths)
         raise Unbuildable(f"two outputs are one file ({names}): give another name to one of them")
-    for path in files:
+    for path in paths:
         if not path.parent.is_dir():
             raise FileNotFoundError(
                 errno.ENOENT, "there is no such directory: make it first", str(path.parent)

@@ -5,6 +5,7 @@ Secrets come from files and go to files, never through the command line. The for
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,7 +21,7 @@ from keyvisor_guest.cli.owner_files import (
     write_private,
     yaml_file_name,
 )
-from keyvisor_guest.owner import Owner, Request
+from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.asrcb import parse
 from keyvisor_guest.wire.asrcb_layout import (
     ANY_INSTANCE,
@@ -53,11 +54,7 @@ def _cuid(text: str | None) -> str | None:
     if text is None:
         return None
     digits = text.removeprefix("0x")
-    try:
-        good = len(bytes.fromhex(digits)) == CUID_LENGTH and digits.isalnum()
-    except ValueError:
-        good = False
-    if not good:
+    if re.fullmatch(f"[0-9a-fA-F]{{{CUID_LENGTH * 2}}}", digits) is None:
         raise typer.BadParameter(f"a CUID is {CUID_LENGTH * 2} hex digits")
     return digits
 
@@ -137,19 +134,13 @@ def association(
         use_name=use_name,
         flags=flags or (),
     )
-    files = {} if output_secret is None else {output_secret: made.reveal_secret()}
-    described = _described(made)
+    files = [] if output_secret is None else [(output_secret, made.reveal_secret())]
+    described = association_yaml(made)
     if not to_stdout:
-        files[output.parent / yaml_file_name(name)] = described.encode()
-    write_private({**files, output: made.data}, force=force)
+        files.append((output.parent / yaml_file_name(name), described.encode()))
+    write_private([*files, (output, made.data)], force=force)
     if to_stdout:
         sys.stdout.write(described)
-
-
-def _described(made: Request) -> str:
-    if made.secret_name is None or made.secret_id is None:
-        return ""
-    return association_yaml(made.secret_name, made.secret_id)
 
 
 @app.command()
@@ -171,7 +162,7 @@ def meta(
         **_extension(extension_secret, cck),
         flags=flags or (),
     )
-    write_private({output: made.data}, force=force)
+    write_private([(output, made.data)], force=force)
 
 
 def _owner(documents: list[Path], *, no_verify: bool) -> Owner:

@@ -62,6 +62,16 @@ class HsmList(Message):
     hsms: list[Hsm]
 
 
+class HeldHsm(Hsm):
+    """One HSM as the operator sees it: `holder` is the guest that holds it."""
+
+    holder: GuestName | None = None
+
+
+class HeldHsmList(Message):
+    hsms: list[HeldHsm]
+
+
 class Guest(Message):
     """One guest as the host sees it: nothing of its secrets, its policy or why it was refused."""
 
@@ -233,7 +243,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
 )
 
 OPERATOR_ROUTES: tuple[Route, ...] = (
-    Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HsmList),
+    Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HeldHsmList),
     Route("GET", "/audit", "audit", "the audit log, oldest first", None, AuditLog),
 )
 

@@ -1,0 +1,105 @@
+"""The secret store's state as bytes, in one canonical form. They hold secrets in clear: seal them before writing.
+
+Version 1, all numbers big-endian:
+
+    off  len   field
+    00   8     "kvsecret"
+    08   4     version, 1
+    0c   4     flags: bit 0 (lowest) locked, bit 1 dump disabled, bit 2 the extension secret is fixed
+    10   4     number of entries
+    14   4     number of request tags
+    18   32    extension secret; zero where it is not fixed
+    38         entries, each: u16 kind, u16 zero, u32 length, id (32), value (length)
+    ..   16·n  request tags
+
+One state has one encoding: `decode_state` refuses everything that `encode_state` would not write.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from keyvisor_firmware.secrets.errors import StateBroken
+from keyvisor_firmware.secrets.store_state import StoredSecret, StoreState
+from keyvisor_guest.wire.asrcb_layout import TAG_LENGTH
+from keyvisor_guest.wire.cursor import Cursor
+from keyvisor_guest.wire.errors import Malformed
+from keyvisor_guest.wire.secret_ids import EXTENSION_LENGTH, ID_LENGTH, SecretId
+from keyvisor_guest.wire.secret_kinds import KINDS
+
+__all__ = ["MAX_ENTRIES", "MAX_REQUESTS", "decode_state", "encode_state"]
+
+MAGIC: Final = b"kvsecret"
+VERSION: Final = 1
+MAX_ENTRIES: Final = 0x10000  # an index is a u16
+MAX_REQUESTS: Final = 0x100000
+
+_LOCKED: Final = 1
+_DUMP_DISABLED: Final = 2
+_EXTENSION_FIXED: Final = 4
+
+
+def encode_state(state: StoreState) -> bytes:
+    """The bytes of a state, as the module's docstring lays them out."""
+    return b"".join(
+        (
+            MAGIC,
+            VERSION.to_bytes(4, "big"),
+            _flags(state).to_bytes(4, "big"),
+            len(state.entries).to_bytes(4, "big"),
+            len(state.request_tags).to_bytes(4, "big"),
+            state.extension_secret or bytes(EXTENSION_LENGTH),
+            *(_encode_entry(entry) for entry in state.entries),
+            *state.request_tags,
+        )
+    )
+
+
+def _flags(state: StoreState) -> int:
+    return (
+        _LOCKED * state.locked
+        | _DUMP_DISABLED * state.dump_disabled
+        | _EXTENSION_FIXED * (state.extension_secret is not None)
+    )
+
+
+def _encode_entry(entry: StoredSecret) -> bytes:
+    head = entry.kind.to_bytes(2, "big") + bytes(2) + len(entry.value).to_bytes(4, "big")
+    return head + entry.id + entry.value
+
+
+def decode_state(data: bytes) -> StoreState:
+    """The state that `data` was made from. Raises StateBroken for anything else."""
+    try:
+        return _decode(Cursor(data))
+    except Malformed as error:
+        raise StateBroken(f"not the state of a secret store: {error}") from error
+
+
+def _decode(cursor: Cursor) -> StoreState:
+    if cursor.take(len(MAGIC)) != MAGIC or cursor.number(4) != VERSION:
+        raise Malformed(f"it does not begin with `{MAGIC.decode()}` and version {VERSION}")
+    flags, entries, tags = cursor.number(4), cursor.number(4), cursor.number(4)
+    if flags > _LOCKED | _DUMP_DISABLED | _EXTENSION_FIXED or entries > MAX_ENTRIES or tags > MAX_REQUESTS:
+        raise Malformed("a flag is unknown or a count too large")
+    extension_secret = cursor.take(EXTENSION_LENGTH)
+    if not flags & _EXTENSION_FIXED and any(extension_secret):
+        raise Malformed("an extension secret that is not fixed")
+    state = StoreState(
+        entries=tuple(_decode_entry(cursor) for _ in range(entries)),
+        extension_secret=extension_secret if flags & _EXTENSION_FIXED else None,
+        locked=bool(flags & _LOCKED),
+        dump_disabled=bool(flags & _DUMP_DISABLED),
+        request_tags=tuple(cursor.take(TAG_LENGTH) for _ in range(tags)),
+    )
+    cursor.end()
+    return state
+
+
+def _decode_entry(cursor: Cursor) -> StoredSecret:
+    row = KINDS.get(cursor.number(2))
+    cursor.reserved(2)
+    length = cursor.number(4)
+    if row is None or not row.listed or length not in row.lengths or cursor.used_reserved:
+        raise Malformed("an entry that no store holds")
+    return StoredSecret(row.kind, SecretId(cursor.take(ID_LENGTH)), cursor.take(length))
