@@ -22,7 +22,8 @@ from pkcs11.exceptions import NoSuchKey, PKCS11Error
 from pkcs11.mechanisms import GCMParams
 from pkcs11.types import DecryptMixin, EncryptMixin, SignMixin
 
-from keyvisor_hsm.errors import OperatorTokenError, SealBroken
+from keyvisor_hsm.cryptoki.module import environment
+from keyvisor_hsm.errors import HsmError, OperatorTokenError, SealBroken
 from keyvisor_hsm.partitions import Partition, PartitionKeys
 
 MKVP_LENGTH = 16  # bytes
@@ -61,9 +62,9 @@ class OperatorToken:
             keys = _own_keys(directory)
             Partition.open(directory, keys, module).close()
             return cls(_session(directory, module, keys))
-        except (OSError, PKCS11Error) as error:
+        except (OSError, PKCS11Error, HsmError) as error:
             raise OperatorTokenError(
-                f"the operator token in `{directory}` does not open: {error!r}"
+                f"the operator token in `{directory}` does not open: {str(error) or repr(error)}"
             ) from None
 
     def ensure_master_key(self, name: str) -> None:
@@ -174,7 +175,10 @@ def _own_keys(directory: Path) -> PartitionKeys:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
-    user_pin, so_pin = path.read_text(encoding="ascii").split()
+    try:
+        user_pin, so_pin = path.read_bytes().decode("ascii").split()
+    except ValueError:
+        raise OperatorTokenError(f"`{path}` does not hold two PINs; put it back from a copy") from None
     return PartitionKeys(directory=directory.name, user_pin=user_pin.encode(), so_pin=so_pin.encode())
 
 
@@ -183,10 +187,7 @@ def _session(directory: Path, module: Path, keys: PartitionKeys) -> pkcs11.Sessi
     with tempfile.TemporaryDirectory(prefix="keyvisor-module-") as name:
         copy = Path(name) / module.name
         shutil.copyfile(module, copy)
-        os.environ["SOFTHSM2_CONF"] = str(directory / "softhsm2.conf")
-        try:
+        with environment({"SOFTHSM2_CONF": str(directory / "softhsm2.conf")}):
             library = pkcs11.lib(str(copy))
-        finally:
-            del os.environ["SOFTHSM2_CONF"]
     token = next(token for slot in library.get_slots(token_present=True) if (token := slot.get_token()).label)
     return token.open(rw=True, user_pin=keys.user_pin.decode())

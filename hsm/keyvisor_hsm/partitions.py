@@ -28,6 +28,7 @@ _TOKEN_INFO_SIZE = 208
 _TOKEN_FLAGS = 96
 _LABEL = b"keyvisor partition".ljust(32)
 _RW = CKF_RW_SESSION | CKF_SERIAL_SESSION
+_MADE = "made"  # an empty file: the token was made whole once, so it must be there
 
 _CONFIGURATION = """\
 directories.tokendir = {tokens}
@@ -66,12 +67,12 @@ class Partition:
         try:
             with _exclusive(directory):
                 module = Module.load_private(library)
-                module.initialize({"SOFTHSM2_CONF": str(_configured(directory))})
                 try:
-                    slot = _provision(module, keys)
+                    module.initialize({"SOFTHSM2_CONF": str(_configured(directory))})
+                    slot = _provision(module, keys, directory / _MADE)
                     _login(module, open_session(module, slot), CKU_USER, keys.user_pin)
                 except BaseException:
-                    module.call["C_Finalize"](0)
+                    module.retire()
                     raise
         except (HsmError, OSError) as error:
             raise PartitionUnusable(f"a key partition does not open: {error}") from None
@@ -79,7 +80,7 @@ class Partition:
 
     def close(self) -> None:
         """End the instance. No call may be inside the module any more."""
-        self.module.call["C_Finalize"](0)
+        self.module.retire()
 
 
 def open_session(module: Module, slot: int, flags: int = _RW) -> int:
@@ -91,7 +92,8 @@ def open_session(module: Module, slot: int, flags: int = _RW) -> int:
 
 @contextlib.contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -109,21 +111,37 @@ def _configured(directory: Path) -> Path:
     return path
 
 
-def _provision(module: Module, keys: PartitionKeys) -> int:
-    """The slot of the partition's token, which is initialised where that was not done or not finished."""
-    slots = _slots(module)
-    for slot in slots:
+def _provision(module: Module, keys: PartitionKeys, made: Path) -> int:
+    """The slot of the partition's token, which is initialised where that was not done or not finished.
+
+    A token that was whole once and is not found is never replaced: its keys would seem to be gone without a word.
+    """
+    slot = _token(module, keys)
+    if slot is None and made.exists():
+        raise PartitionUnusable(f"its token is damaged or gone; put `{made.parent.name}` back from a copy")
+    slot = _new_token(module, keys) if slot is None else slot
+    made.touch(mode=0o600)
+    return slot
+
+
+def _token(module: Module, keys: PartitionKeys) -> int | None:
+    """The slot of the initialised token, its user PIN set if that was not done; None if there is no such token."""
+    for slot in _slots(module):
         flags = _token_flags(module, slot)
         if flags & CKF_TOKEN_INITIALIZED:
             if not flags & CKF_USER_PIN_INITIALIZED:
                 _initialise_pin(module, slot, keys)
             return slot
-    _initialise_token(module, slots[-1], keys)
-    for slot in _slots(module):
-        if _token_flags(module, slot) & CKF_TOKEN_INITIALIZED:
-            _initialise_pin(module, slot, keys)
-            return slot
-    raise PartitionUnusable("the module lost the token that it had just made")
+    return None
+
+
+def _new_token(module: Module, keys: PartitionKeys) -> int:
+    """Initialise the slot that SoftHSM keeps free, the last one; the token then has another slot."""
+    _initialise_token(module, _slots(module)[-1], keys)
+    slot = _token(module, keys)
+    if slot is None:
+        raise PartitionUnusable("the module lost the token that it had just made")
+    return slot
 
 
 def _slots(module: Module) -> tuple[int, ...]:

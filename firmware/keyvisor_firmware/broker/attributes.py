@@ -13,7 +13,7 @@ from typing import Final
 
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import ProtocolError
-from keyvisor_firmware.broker.limits import MAX_ATTRIBUTES, MAX_NESTING, MAX_ULONGS
+from keyvisor_firmware.broker.limits import MAX_NESTING, MAX_ULONGS
 from keyvisor_hsm.cryptoki import CKA
 from keyvisor_hsm.cryptoki.native import ULONG, Attribute
 
@@ -69,10 +69,7 @@ def read_attributes(cursor: Cursor, depth: int = 0) -> tuple[Attribute, ...]:
     """Read `aA` into native form. Raises ProtocolError past the limits of count and depth."""
     if depth > MAX_NESTING:
         raise ProtocolError(f"templates are nested deeper than {MAX_NESTING}")
-    count = cursor.u32()
-    if count > MAX_ATTRIBUTES:
-        raise ProtocolError(f"a template has {count} attributes, {MAX_ATTRIBUTES} at most are taken")
-    return tuple(_read_attribute(cursor, depth) for _ in range(count))
+    return tuple([_read_attribute(cursor, depth) for _ in range(cursor.attribute_count())])
 
 
 def _read_attribute(cursor: Cursor, depth: int) -> Attribute:
@@ -104,10 +101,7 @@ def _read_value(cursor: Cursor, kind: ValueClass, depth: int) -> bytes | tuple[A
 
 def read_query(cursor: Cursor) -> tuple[tuple[int, int], ...]:
     """Read `fA`: per attribute its type and the caller's room in bytes."""
-    count = cursor.u32()
-    if count > MAX_ATTRIBUTES:
-        raise ProtocolError(f"{count} attributes are asked for, {MAX_ATTRIBUTES} at most are answered")
-    return tuple((cursor.u32(), cursor.u32()) for _ in range(count))
+    return tuple([(cursor.u32(), cursor.u32()) for _ in range(cursor.attribute_count())])
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(15, "C_SetPIN", "uayay", "", _S, _PIN, (_s, _d, _d)),
     Call(16, "C_GetOperationState", "ufy", "ay", _S, _STATE, (_s, _r)),
     Call(17, "C_SetOperationState", "uayuu", "", _S, _STATE, (_s, _d, Role.OPTIONAL_KEY, Role.OPTIONAL_KEY)),
-    Call(18, "C_Login", "uuay", "", _S, "opens the guest's private keys", (_s, _n, _d)),
+    Call(18, "C_Login", "uuay", "", _S, "opens the guest's private keys", (_s, _n, _d), True),
     Call(19, "C_Logout", "u", "", _P, "only gives up", (_s,)),
     Call(20, "C_CreateObject", "uaA", "u", _S, _MAKES, (_s, _t), True),
     Call(21, "C_CopyObject", "uuaA", "u", _S, "makes another of a key", (_s, _o, _t)),

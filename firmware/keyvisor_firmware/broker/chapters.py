@@ -14,7 +14,7 @@ from keyvisor_firmware.broker.calls import BY_ID, BY_NAME, Call
 from keyvisor_firmware.broker.codec import Needed, pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused
-from keyvisor_firmware.broker.forward import forward
+from keyvisor_firmware.broker.forward import EMPTY_POINTER, forward
 from keyvisor_firmware.broker.handles import Session
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.limits import MAX_ATTRIBUTE_ROOM, MAX_OUTPUT, MAX_ULONGS
@@ -272,7 +272,9 @@ def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any,
     wanted: tuple[tuple[int, int], ...] = values[2]
     asked = [(type_, room) for type_, room in wanted if value_class(type_) is not ValueClass.ATTRIBUTES]
     query = Query(_within_limits(asked))
-    rv = connection.invoke(session, grant, call.name, named.real, query.address, query.count)
+    rv = int(CKR.OK)
+    if asked or not wanted:
+        rv = connection.invoke(session, grant, call.name, named.real, query.address, query.count)
     if rv not in _PARTIAL:
         return pack_error(rv)
     found = iter([query.answer(index) for index in range(query.count)])
@@ -338,10 +340,10 @@ def c_generate_random(connection: Connection, call: Call, values: tuple[Any, ...
     """The room is the number of bytes wanted; none are wanted is no error (pkcs11-rpc.md, section 6)."""
     session, grant = connection.enter(call, values[0])
     length = values[1]
+    if length in (0, EMPTY_POINTER):
+        return pack_reply(call, b"")
     if length > MAX_OUTPUT:
         raise Failed(CKR.ARGUMENTS_BAD, f"{MAX_OUTPUT} random bytes at a time")
-    if length == 0:
-        return pack_reply(call, b"")
     memory = Memory(length)
     rv = connection.invoke(session, grant, call.name, memory.address, length)
     return pack_error(rv) if rv else pack_reply(call, memory.read())

@@ -83,9 +83,14 @@ _READERS: Final[dict[str, Callable[[Cursor], Any]]] = {
 }
 
 
+_BEHIND_MECHANISM: Final = {"uM": 0, "uMu": 8}  # bytes, in the calls that begin an operation
+
+
 def _request_readers(call: Call, encoding: Encoding) -> tuple[Callable[[Cursor], Any], ...]:
+    behind = _BEHIND_MECHANISM.get(call.request) if call.name.endswith("Init") else None
+
     def read_m(cursor: Cursor) -> Any:
-        return read_mechanism(cursor, encoding)
+        return read_mechanism(cursor, encoding, behind)
 
     return tuple(read_m if element == "M" else _READERS[element] for element in elements(call.request))
 

@@ -94,6 +94,8 @@ class Connection:
         for session in self.handles.on_slot(slot):
             if session.began:
                 self._close_real(session)
+            elif session.keys is not None:  # a search goes on naming what it found before
+                session.keys.call["C_FindObjectsFinal"](session.real)
 
     # --- objects
 
@@ -212,7 +214,8 @@ class Connection:
         keys, real = session.keys, session.real
         if keys is None:
             return
-        session.keys, session.real, session.began = None, 0, False
+        session.keys, session.real = None, 0
+        session.began.clear()
         keys.call["C_CloseSession"](real)
         self._forget_session_objects(session.slot, keys)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from keyvisor_firmware.broker.errors import GateError
+from keyvisor_firmware.broker.errors import GateEnded, GateError
 
 MAX_MESSAGE: Final = 1 << 17  # bytes
+
+_Told = TypeVar("_Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +81,48 @@ def receive_picture(channel: socket.socket) -> Picture | None:
 
 
 def receive_ready(channel: socket.socket) -> Ready:
-    """The gate's answer. Raises GateError if the gate is gone or does not answer in the channel's time."""
+    """The gate's answer. Raises GateEnded if it is gone, GateError if it does not answer in the channel's time."""
     try:
         data = channel.recv(MAX_MESSAGE)
+    except TimeoutError:
+        raise GateError("the gate does not answer in time") from None
     except OSError as error:
-        raise GateError(f"the gate does not answer: {error}") from None
+        raise GateEnded(f"the gate is gone: {error}") from None
     if not data:
-        raise GateError("the gate ended")
-    return Ready(**json.loads(data))
+        raise GateEnded("the gate ended")
+    return _told(data, _ready)
 
 
 def receive_refusal(channel: socket.socket) -> Refusal | None:
-    """A refusal that is already there, without waiting; None at the end. Raises BlockingIOError if there is none."""
+    """A refusal that is already there, without waiting; None at the end.
+
+    Raises BlockingIOError if there is none, OSError, GateError for what is no refusal.
+    """
     data = channel.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
-    return Refusal(**json.loads(data)) if data else None
+    return _told(data, _refusal) if data else None
+
+
+def _told(data: bytes, read: Callable[[dict[str, Any]], _Told]) -> _Told:
+    """A gate works on a guest's bytes, so the daemon takes nothing from it on trust, not even its form."""
+    try:
+        return read(json.loads(data))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise GateError("the gate says what no gate says") from None
+
+
+def _ready(value: dict[str, Any]) -> Ready:
+    return Ready({str(apqn): str(why) for apqn, why in value["failed"].items()})
+
+
+def _refusal(value: dict[str, Any]) -> Refusal:
+    apqn = value["apqn"]
+    return Refusal(
+        at=str(value["at"]),
+        apqn=None if apqn is None else str(apqn),
+        call=str(value["call"]),
+        code=str(value["code"]),
+        reason=str(value["reason"]),
+    )
 
 
 def _picture(value: dict[str, Any]) -> Picture:

@@ -6,6 +6,7 @@ import struct
 from typing import Final
 
 from keyvisor_firmware.broker.errors import ProtocolError
+from keyvisor_firmware.broker.limits import MAX_ATTRIBUTES
 
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -15,11 +16,12 @@ _NULL: Final = 0xFFFFFFFF
 class Cursor:
     """Reads big-endian values from `data`, from `offset` on. Every method raises ProtocolError where bytes are missing."""
 
-    __slots__ = ("_data", "_offset")
+    __slots__ = ("_attributes", "_data", "_offset")
 
     def __init__(self, data: bytes, offset: int = 0) -> None:
         self._data = data
         self._offset = offset
+        self._attributes = 0
 
     def take(self, length: int) -> bytes:
         """The next `length` bytes."""
@@ -57,6 +59,14 @@ class Cursor:
         if count > most:
             raise ProtocolError(f"an array has {count} numbers, {most} at most are taken")
         return struct.unpack(f">{count}Q", self.take(8 * count))
+
+    def attribute_count(self) -> int:
+        """u32: how many attributes follow. Templates inside of templates count against one limit for all."""
+        count = self.u32()
+        self._attributes += count
+        if self._attributes > MAX_ATTRIBUTES:
+            raise ProtocolError(f"a call has more than {MAX_ATTRIBUTES} attributes")
+        return count
 
     @property
     def left(self) -> int:

@@ -5,6 +5,7 @@ BrokerError
 ├── Refused         a call that is answered with a CK_RV of ours; the guest can ask why
 │   └── Failed      the same for what no rule forbids (a closed session, a full table): not recorded
 └── GateError       the gate's process cannot be started or does not answer
+    └── GateEnded   it ran and is gone: it died, or left because it was idle
 """
 
 from __future__ import annotations
@@ -36,3 +37,7 @@ class Failed(Refused):
 
 class GateError(BrokerError):
     """The gate's process cannot be started or does not answer."""
+
+
+class GateEnded(GateError):
+    """The gate's process ran and is gone."""

@@ -20,14 +20,14 @@ from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKR
 from keyvisor_hsm.cryptoki.native import Attribute, Mechanism, Memory, Template, Ulongs
 
-_EMPTY_POINTER: Final = 0xFFFFFFFF  # room of "a pointer, length 0" (pkcs11-rpc.md, 4.4)
+EMPTY_POINTER: Final = 0xFFFFFFFF  # room of "a pointer, length 0" (pkcs11-rpc.md, 4.4)
 
 
 class Output:
     """Room for bytes: a buffer and its length, both passed to the module."""
 
     def __init__(self, room: int) -> None:
-        size = 0 if room in (0, _EMPTY_POINTER) else min(room, MAX_OUTPUT)
+        size = 0 if room in (0, EMPTY_POINTER) else min(room, MAX_OUTPUT)
         self._memory = None if room == 0 else Memory(size)
         self._length = Ulongs(1, size)
 
@@ -79,10 +79,9 @@ def _number(_c: Connection, _s: Session, _g: Grant, value: int, native: _Native)
     native.arguments.append(value)
 
 
-def _mechanism(_c: Connection, session: Session, _g: Grant, value: Mechanism | None, native: _Native) -> None:
+def _mechanism(_c: Connection, _s: Session, _g: Grant, value: Mechanism | None, native: _Native) -> None:
     if value is None:
         raise Failed(CKR.ARGUMENTS_BAD, "no mechanism is given")
-    session.began = True
     native.kept.append(value)
     native.arguments.append(value.address)
 
@@ -123,6 +122,12 @@ STEPS: Final[dict[Role, _Step]] = {
 }
 
 
+# What a call begins or ends, by its name.
+_OPERATIONS: Final = ("Encrypt", "Decrypt", "Digest", "Sign", "SignRecover", "Verify", "VerifyRecover")
+_BEGINS: Final = {f"C_{operation}Init": operation for operation in _OPERATIONS}
+_ENDS: Final = {f"C_{operation}{how}": operation for operation in _OPERATIONS for how in ("", "Final")}
+
+
 def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
     """Whether a template says CKA_TOKEN true."""
     return any(a.type == CKA.TOKEN and isinstance(a.value, bytes) and a.value != b"\0" for a in template)
@@ -136,8 +141,13 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
         STEPS[role](connection, session, grant, value, native)
     if call.reply in ("u", "uu"):
         return _make(connection, session, grant, call, native)
+    if call.name in _BEGINS:
+        session.began.add(_BEGINS[call.name])
     rv = connection.invoke(session, grant, call.name, *native.arguments)
-    if native.output is not None and (left := native.output.reply(rv)) is not None:
+    left = None if native.output is None else native.output.reply(rv)
+    if rv == CKR.OK and not isinstance(left, Needed):
+        session.began.discard(_ENDS.get(call.name, ""))
+    if left is not None:
         return pack_reply(call, left)
     return pack_error(rv) if rv else pack_reply(call)
 

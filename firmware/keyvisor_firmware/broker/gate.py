@@ -10,11 +10,11 @@ import argparse
 import contextlib
 import datetime
 import os
+import resource
 import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Final
@@ -32,12 +32,15 @@ from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
 
 _REFUSAL_ROOM: Final = 4096  # bytes of reason that travel to the daemon
+_OTHER_DESCRIPTORS: Final = 128  # that the process may need besides those of its connections
 
 
 class Gate:
     """All that the connections of one guest share."""
 
-    def __init__(self, guest: str, library: Path, words: memoryview, notices: socket.socket) -> None:
+    def __init__(
+        self, guest: str, library: Path, scratch: Path, words: memoryview, notices: socket.socket
+    ) -> None:
         self.guest = guest
         self.slots: dict[int, Slot] = {}
         self.connections: set[Connection] = set()
@@ -46,7 +49,7 @@ class Gate:
         self._words = words
         self._notices = notices
         # What an HSM has that is bound and not associated: a token without keys, which ends with this process.
-        self._scratch = Path(tempfile.mkdtemp(prefix="keyvisor-gate-"))
+        self._scratch = scratch
         self._scratch_keys = PartitionKeys(
             "scratch", secrets.token_hex(16).encode(), secrets.token_hex(16).encode()
         )
@@ -60,6 +63,7 @@ class Gate:
             self._drop(self.slots.pop(slot_id))
         for hsm in picture.hsms:
             slot = self.slots.get(hsm.slot) or self._attach(hsm)
+            slot.description = _description(hsm)
             if slot.grant is None or slot.grant.word != hsm.word:
                 try:
                     self._change(slot, hsm)
@@ -68,8 +72,7 @@ class Gate:
         return failed
 
     def _attach(self, hsm: control.HsmPicture) -> Slot:
-        about = Description(hsm.apqn, hsm.mode, hsm.generation, hsm.serial, hsm.firmware)
-        slot = Slot(hsm.slot, about, hsm.index, self._words)
+        slot = Slot(hsm.slot, _description(hsm), hsm.index, self._words)
         self.slots[hsm.slot] = slot
         return slot
 
@@ -113,6 +116,7 @@ class Gate:
     def accept(self, listener: socket.socket, idle_seconds: float) -> None:
         """Take connections until nobody was there for `idle_seconds`."""
         listener.settimeout(idle_seconds)
+        room = _room_for_connections()
         while True:
             try:
                 channel, _ = listener.accept()
@@ -121,8 +125,8 @@ class Gate:
                     return
                 continue
             channel.settimeout(None)
-            if len(self.connections) >= MAX_CONNECTIONS:
-                self.log(f"a connection was turned away: {MAX_CONNECTIONS} are open")
+            if len(self.connections) >= room:
+                self.log(f"a connection was turned away: {room} are open")
                 channel.close()
                 continue
             connection = Connection(self.guest, self.slots)
@@ -159,6 +163,22 @@ class Gate:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
+def _description(hsm: control.HsmPicture) -> Description:
+    return Description(hsm.apqn, hsm.mode, hsm.generation, hsm.serial, hsm.firmware)
+
+
+def _room_for_connections() -> int:
+    """How many connections this process can hold: each takes a descriptor, and the module takes some for its files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - _OTHER_DESCRIPTORS)
+    )
+
+
 def _obey(gate: Gate, channel: socket.socket) -> None:
     """Do what the daemon says, until it is gone."""
     while (picture := control.receive_picture(channel)) is not None:
@@ -170,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="serves one guest's PKCS#11 door; started by the daemon")
     parser.add_argument("--guest", required=True)
     parser.add_argument("--module", required=True, type=Path)
+    parser.add_argument("--scratch", required=True, type=Path)
     parser.add_argument("--idle-seconds", required=True, type=float)
     for name in ("listener", "control", "notices", "page"):
         parser.add_argument(f"--{name}", required=True, type=int)
@@ -177,13 +198,19 @@ def main() -> None:
 
     channel = socket.socket(fileno=options.control)
     gate = Gate(
-        options.guest, options.module, map_states(options.page), socket.socket(fileno=options.notices)
+        options.guest,
+        options.module,
+        options.scratch,
+        map_states(options.page),
+        socket.socket(fileno=options.notices),
     )
     ended = threading.Event()
 
     def until_idle() -> None:
-        gate.accept(socket.socket(fileno=options.listener), options.idle_seconds)
-        ended.set()
+        try:
+            gate.accept(socket.socket(fileno=options.listener), options.idle_seconds)
+        finally:
+            ended.set()  # a gate that takes no connections any more makes room for another
 
     def until_daemon_ends() -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Final
 
 from keyvisor_firmware.broker import control
-from keyvisor_firmware.broker.errors import GateError
-from keyvisor_firmware.broker.state_page import SLOTS, HsmState, StatePage, word
+from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_firmware.broker.state_page import MAX_HSMS, HsmState, StatePage, word
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
@@ -70,6 +71,7 @@ class Gatekeeper:
         self.door = door
         self.listener = _listen(door)
         self._partitions = partitions
+        self._scratch = door.parent / "scratch"
         self._start = start
         self._page = StatePage()
         self._hsms: dict[Apqn, _Hsm] = {}
@@ -87,7 +89,10 @@ class Gatekeeper:
     # --- what the firmware decides
 
     def attach(self, hsm: ConfigurationData) -> None:
-        """The HSM becomes a slot of the guest, unbound. An HSM that is attached already gets its new data."""
+        """The HSM becomes a slot of the guest, unbound. An HSM that is attached already gets its new data.
+
+        Raises GateError if the guest has as many as a gate can keep apart.
+        """
         with self._lock:
             known = self._hsms.get(hsm.apqn)
             if known is None:
@@ -104,7 +109,7 @@ class Gatekeeper:
             self._tell()
 
     def bind(self, apqn: Apqn) -> None:
-        """Non-sensitive requests pass from now on."""
+        """Non-sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was."""
         with self._lock:
             hsm = self._hsms[apqn]
             hsm.binding = self._epoch + 1
@@ -118,6 +123,8 @@ class Gatekeeper:
         """
         with self._lock:
             self._grant(self._hsms[apqn], HsmState.ASSOCIATED, keys, wait=wait)
+            if not wait:
+                self._tell()
 
     def unbind(self, apqn: Apqn) -> None:
         """Nothing passes any more when this returns: the page says so before the gate is told."""
@@ -132,8 +139,10 @@ class Gatekeeper:
             return list(self._refusals), self._dropped
 
     def stop(self) -> None:
-        """End the gate and close the door."""
+        """End the gate and close the door. Nothing may be asked of the gatekeeper afterwards."""
         with self._lock:
+            if self._stopped:
+                return
             self._stopped = True
             for hsm in self._hsms.values():
                 self._publish(hsm, HsmState.UNBOUND)
@@ -162,8 +171,11 @@ class Gatekeeper:
             if quick_ends > _PATIENCE:
                 _say(self.guest, f"the gate ended {quick_ends} times in a row; its door waits {_PAUSE:g} s")
                 self._ready(None, _PAUSE)
-            with contextlib.suppress(GateError), self._lock:
-                self._ensure_running()
+            try:
+                with self._lock:
+                    self._ensure_running()
+            except GateError as error:
+                _say(self.guest, str(error))
 
     def _ready(self, channel: socket.socket | None, seconds: float | None = None) -> bool:
         """Wait until there is something on `channel`; False if the watcher was woken for another reason."""
@@ -202,7 +214,6 @@ class Gatekeeper:
         hsm.state, hsm.epoch, hsm.keys = state, self._epoch, keys
         try:
             if wait:
-                self._ensure_running()
                 self._require_ready(hsm)
         except (GateError, PartitionUnusable) as error:
             hsm.state, hsm.epoch, hsm.keys = before
@@ -211,8 +222,20 @@ class Gatekeeper:
         self._page.set(hsm.index, hsm.word)
 
     def _require_ready(self, hsm: _Hsm) -> None:
-        if (why := self._exchange().get(str(hsm.data.apqn))) is not None:
+        """Have a gate that is ready for the HSM. One that died, or left because it was idle, is replaced once."""
+        ran = self._process is not None
+        try:
+            failed = self._ask()
+        except GateEnded:
+            if not ran:
+                raise
+            failed = self._ask()
+        if (why := failed.get(str(hsm.data.apqn))) is not None:
             raise PartitionUnusable(why)
+
+    def _ask(self) -> dict[str, str]:
+        self._ensure_running()
+        return self._exchange()
 
     def _publish(self, hsm: _Hsm, state: HsmState) -> None:
         self._epoch += 1
@@ -221,7 +244,10 @@ class Gatekeeper:
 
     def _free_index(self) -> int:
         taken = {hsm.index for hsm in self._hsms.values()}
-        return next(index for index in range(SLOTS) if index not in taken)
+        free = next((index for index in range(MAX_HSMS) if index not in taken), None)
+        if free is None:
+            raise GateError(f"a guest has {MAX_HSMS} HSMs at most; detach one first")
+        return free
 
     def _tell(self) -> None:
         """Send the picture to a gate that runs. One that does not take it is ended: the next one starts from it."""
@@ -241,7 +267,7 @@ class Gatekeeper:
             control.send(process.channel, self._picture())
         except OSError as error:
             self._end()
-            raise GateError(f"the gate is gone: {error}") from None
+            raise GateEnded(f"the gate is gone: {error}") from None
         try:
             return control.receive_ready(process.channel).failed
         except GateError:
@@ -275,9 +301,11 @@ class Gatekeeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         heard, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, told:
+            self._clear_scratch()
             try:
                 popen = self._start(
                     guest=self.guest,
+                    scratch=self._scratch,
                     listener=self.listener.fileno(),
                     control=theirs.fileno(),
                     notices=told.fileno(),
@@ -298,7 +326,7 @@ class Gatekeeper:
                 refusal = control.receive_refusal(process.notices)
             except BlockingIOError:
                 return True
-            except OSError:
+            except (OSError, GateError):
                 return False
             if refusal is None:
                 return False
@@ -314,6 +342,12 @@ class Gatekeeper:
         process.popen.wait()
         process.channel.close()
         process.notices.close()
+        self._clear_scratch()
+        self._wake.send(b"\0")  # the watcher may be about to look at what was just closed
+
+    def _clear_scratch(self) -> None:
+        """What a gate keeps for HSMs that are not associated. One that was killed could not clear it away."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 class Gatekeepers:
@@ -329,13 +363,17 @@ class Gatekeepers:
 
     def open(self, guest: str) -> Gatekeeper:
         """Make the guest's door. Raises OSError."""
-        door = self._run_directory / "guests" / guest / "pkcs11.sock"
-        door.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Gatekeeper(guest, door, self._partitions, self._start)
+        home = self._run_directory / "guests" / guest
+        self._run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.parent.mkdir(mode=0o700, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._start)
 
-    def _start(self, *, guest: str, **descriptors: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "keyvisor_firmware.broker.gate", "--guest", guest]
-        command += ["--module", str(self._module), "--idle-seconds", str(self._idle_seconds)]
+    def _start(self, *, guest: str, scratch: Path, **descriptors: int) -> subprocess.Popen[bytes]:
+        # -P: nothing is imported from the directory that the daemon happens to be in.
+        command = [sys.executable, "-P", "-m", "keyvisor_firmware.broker.gate", "--guest", guest]
+        command += ["--module", str(self._module), "--scratch", str(scratch)]
+        command += ["--idle-seconds", str(self._idle_seconds)]
         for name, descriptor in descriptors.items():
             command += [f"--{name}", str(descriptor)]
         return subprocess.Popen(
@@ -358,15 +396,13 @@ def _listen(door: Path) -> socket.socket:
     """A listening socket that only its owner can reach; in the place of one that a dead daemon left."""
     door.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
     try:
         listener.bind(str(door))
+        door.chmod(0o600)  # nobody can connect before it listens
+        listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise
-    finally:
-        os.umask(mask)
-    listener.listen(_BACKLOG)
     return listener
 
 

@@ -20,7 +20,7 @@ class Session:
     """A session of the application. Its session in the module is opened at the first call that needs one.
 
     `keys` and `real` are that session's store and handle. When an HSM that was bound is associated, the store
-    changes and the next call opens a new one. `began` tells that an operation was begun and may be active.
+    changes and the next call opens a new one. `began` names the operations that were begun and not seen to end.
     """
 
     handle: int
@@ -29,7 +29,7 @@ class Session:
     binding: int
     keys: KeyStore | None = None
     real: int = 0
-    began: bool = False
+    began: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +101,8 @@ class Handles:
     def remove_object(self, named: ObjectHandle) -> None:
         """Forget an object."""
         self.objects.pop(named.handle, None)
-        self._numbers.pop((named.slot.id, named.real), None)
+        if self.known(named.slot, named.real) is named:
+            del self._numbers[named.slot.id, named.real]
 
     def objects_on(self, slot: Slot) -> list[ObjectHandle]:
         """The objects known on one HSM."""

@@ -116,10 +116,16 @@ PARAMETERS: Final[dict[int, Callable[[Cursor], Parameter]]] = {
 }
 
 
-def read_mechanism(cursor: Cursor, encoding: Encoding) -> Mechanism | None:
-    """Read `M`. None is a NULL pointer. Raises ProtocolError, or Failed with the CK_RV that the client gets."""
+def read_mechanism(cursor: Cursor, encoding: Encoding, behind: int | None = None) -> Mechanism | None:
+    """Read `M`. None is a NULL pointer. Raises ProtocolError, or Failed with the CK_RV that the client gets.
+
+    `behind`: in a call that begins an operation, the bytes of its other arguments behind the mechanism. Clients 0.25.0
+    to 0.25.2 write a NULL pointer there as 0, the number of a mechanism that begins none, and nothing more.
+    """
     type_ = cursor.u32()
     if type_ == _NULL:
+        return None
+    if type_ == 0 and encoding is Encoding.UP_TO_0_25_5 and cursor.left == behind:
         return None
     reader = PARAMETERS.get(type_)
     if encoding is Encoding.FROM_0_25_6:

@@ -37,9 +37,9 @@ class Grant:
 
 
 class Slot:
-    """One attached HSM. `index` is its place in the state page; `grant` is replaced, never changed."""
+    """One attached HSM. `index` is its place in the state page; `description` and `grant` are replaced, never changed."""
 
-    __slots__ = ("_accelerator", "_words", "description", "grant", "id", "index")
+    __slots__ = ("_words", "description", "grant", "id", "index")
 
     def __init__(self, id_: int, description: Description, index: int, words: memoryview) -> None:
         self.id = id_
@@ -47,7 +47,6 @@ class Slot:
         self.index = index
         self.grant: Grant | None = None
         self._words = words
-        self._accelerator = description.mode == "accel"
 
     def present(self) -> bool:
         """Whether the HSM is bound, so that its token is there."""
@@ -70,7 +69,7 @@ class Slot:
 
     def _admit_unassociated(self, call: Call) -> None:
         apqn, does = self.description.apqn, f"{call.name} {call.reason}"
-        if not self._accelerator:
+        if self.description.mode != "accel":
             raise self._refused(CKR.USER_NOT_LOGGED_IN, f"{does}, and HSM {apqn} is bound but not associated")
         if not call.accelerator:
             raise self._refused(

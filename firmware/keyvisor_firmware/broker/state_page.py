@@ -7,12 +7,13 @@ mixture. Every change has an epoch of its own: a grant is good for as long as th
 from __future__ import annotations
 
 import enum
+import fcntl
 import mmap
 import os
 from typing import Final
 
 PAGE: Final = 4096
-SLOTS: Final = PAGE // 8
+MAX_HSMS: Final = 256  # of one guest: as many words as one message to the gate can tell about
 
 
 class HsmState(enum.IntEnum):
@@ -33,13 +34,21 @@ def state_of(value: int) -> HsmState:
     return HsmState(value & 0xFF)
 
 
+_F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h, since Linux 5.1; the fcntl module does not name it yet
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
+
+
 class StatePage:
-    """The daemon's side. `descriptor` is what the gate inherits."""
+    """The daemon's side. `descriptor` is what the gate inherits: sealed, so that it can be read and nothing else.
+
+    A gate that could cut the page short would end the daemon at its next write.
+    """
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("keyvisor-states", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("keyvisor-states", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, PAGE)
         self._map = mmap.mmap(self.descriptor, PAGE)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
         self._words = memoryview(self._map).cast("Q")
 
     def set(self, index: int, value: int) -> None:

@@ -30,6 +30,7 @@ HSM: Final = "03.0011"
 SPARE: Final = "05.0011"
 ACCELERATOR: Final = "07.0000"
 _START_SECONDS: Final = 60.0
+_SHOWN_LINES: Final = 20
 
 POLICY: Final = """\
 version: 1
@@ -127,8 +128,11 @@ class Story:
             fail(f"`{text}` was not to be seen, and it is: {told.strip()}")
 
     def _show(self, text: str) -> None:
-        for line in text.rstrip("\n").splitlines():
+        lines = text.rstrip("\n").splitlines()
+        for line in lines[:_SHOWN_LINES]:
             print(f"  {self._dim}{line}{self._plain}", flush=True)
+        if len(lines) > _SHOWN_LINES:
+            print(f"  {self._dim}... and {len(lines) - _SHOWN_LINES} lines more{self._plain}", flush=True)
 
 
 @app.callback(invoke_without_command=True)

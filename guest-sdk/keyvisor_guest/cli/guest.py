@@ -135,12 +135,19 @@ def secrets(guest: GuestOption, state: StateOption = None, as_json: JsonOption =
     show(
         {"secrets": [secret.model_dump(mode="json") for secret in found], "locked": locked},
         ("index", "type", "bytes", "id"),
-        [(str(secret.index), str(secret.type), str(secret.length), secret.id) for secret in found],
+        [(str(secret.index), _kind(secret.type), str(secret.length), secret.id) for secret in found],
         as_json=as_json,
         empty="no secret",
     )
     if locked and not as_json:
         print("locked until the guest stops")
+
+
+def _kind(number: int) -> str:
+    """The kind's name; its number where this SDK knows no name for it."""
+    from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
+
+    return KINDS[SecretKind(number)].title if number in SecretKind.__members__.values() else str(number)
 
 
 @app.command("lock-secrets")

@@ -6,12 +6,14 @@ interpreter's lock and returns the CK_RV. It knows no policy, no session and no 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +99,23 @@ _FIRST_POINTER = 8  # CK_VERSION is padded to the first pointer
 # The module reads its configuration's path from the environment while it initialises, so only one may do so at a time.
 _ENVIRONMENT = threading.Lock()
 
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables set for a while, and nobody else's meanwhile; afterwards all is as it was."""
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
 Function = Callable[..., int]
 
 
@@ -128,30 +147,31 @@ class Module:
         """Like `load`, but as an instance of its own, which shares no state with any other in this process.
 
         The loader tells libraries apart by file, so a copy is mapped, under a name never used before, and removed.
+        What is mapped stays mapped, so an instance that was retired is taken before another copy is.
         """
+        with contextlib.suppress(IndexError):
+            return _RETIRED[path].pop()
         try:
             with tempfile.TemporaryDirectory(prefix="keyvisor-module-") as directory:
                 copy = Path(directory) / path.name
                 shutil.copyfile(path, copy)
-                return cls.load(copy)
+                module = cls.load(copy)
         except OSError as error:
             raise ModuleUnusable(f"`{path}` cannot be copied: {error.strerror}") from None
+        module.path = path
+        return module
 
-    def initialize(self, environment: Mapping[str, str]) -> None:
-        """C_Initialize for threads, with `environment` set for its duration. Raises ModuleRefused."""
+    def initialize(self, variables: Mapping[str, str]) -> None:
+        """C_Initialize for threads, with these environment variables for its duration. Raises ModuleRefused."""
         arguments = Memory(48)
         arguments.write(32, ULONG.pack(CKF_OS_LOCKING_OK))
-        with _ENVIRONMENT:
-            before = {name: os.environ.get(name) for name in environment}
-            os.environ.update(environment)
-            try:
-                self.require("C_Initialize", arguments.address)
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        del os.environ[name]
-                    else:
-                        os.environ[name] = value
+        with environment(variables):
+            self.require("C_Initialize", arguments.address)
+
+    def retire(self) -> None:
+        """C_Finalize a private instance, which `load_private` may then hand out again. No call may be inside it."""
+        if self.call["C_Finalize"](0) in (CKR.OK, CKR.CRYPTOKI_NOT_INITIALIZED):
+            _RETIRED[self.path].append(self)
 
     def require(self, name: str, *arguments: int) -> None:
         """Call a function whose failure ends what was begun. Raises ModuleRefused unless it answers CKR_OK."""
@@ -159,6 +179,9 @@ class Module:
         if rv != CKR.OK:
             raise ModuleRefused(name, rv)
 
+
+# Finalised private instances, by library. Appending and popping are whole for every thread.
+_RETIRED: defaultdict[Path, list[Module]] = defaultdict(list)
 
 _PROTOTYPES = {n: ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_ulong] * n) for n in {n for _, n in FUNCTIONS}}
 

@@ -1,0 +1,183 @@
+"""Bind, associate and unbind: every check that stands between a guest and an HSM, in its order.
+
+Each works within one transaction and changes nothing where it raises, except what the transaction and the effects
+take back. Knows no door; the order of the checks is that of the response codes' meanings (formats, F.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from keyvisor_firmware.association.effects import Effects
+from keyvisor_firmware.association.gates import Gate
+from keyvisor_firmware.association.hsms import Hsms, as_policy_sees
+from keyvisor_firmware.association.machine import OUTCOMES, Command, Outcome, State, after
+from keyvisor_firmware.association.responses import ApCode
+from keyvisor_firmware.errors import ApError, AssociationFailed, RowTaken
+from keyvisor_firmware.guests.running import Running
+from keyvisor_firmware.secrets import NoSuchSecret, SecretIndex, SecretStore
+from keyvisor_firmware.state.records import Binding, Records
+from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_hsm.cards import Apqn, ConfigurationData, Mode
+from keyvisor_hsm.errors import PartitionUnusable
+from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy import NotPermitted, Policy
+from keyvisor_policy import SecretId as PolicySecretId
+
+_NO_POLICY: Final = "the guest has registered no policy; apply one that names the secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One command under way: its transaction, and what it did to gates."""
+
+    records: Records
+    effects: Effects
+
+
+class Associations:
+    """The commands, for any guest."""
+
+    def __init__(self, hsms: Hsms) -> None:
+        self._hsms = hsms
+
+    def bind(self, work: Work, guest: Running, apqn: Apqn) -> None:
+        """Raises ApError: 01 not attached, 03 offline, 30 bound already or of a kind that is not bound, 36 failed
+        before, 09 held by another guest.
+        """
+        hsm = self._usable(work, guest, apqn)
+        after(_state(work, guest, apqn), Command.BIND, str(apqn))
+        if hsm.mode is Mode.CCA:
+            raise ApError(ApCode.BIND_ERROR, f"HSM {apqn} is a CCA coprocessor, which guests cannot bind")
+        try:
+            work.records.bind(guest.instance.id, apqn)
+        except RowTaken:
+            raise ApError(
+                ApCode.BOUND_TO_ANOTHER, f"HSM {apqn} is held by another guest; choose another"
+            ) from None
+        try:
+            work.effects.bind(guest.gate, apqn)
+        except PartitionUnusable as error:
+            raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
+
+    def associate(
+        self, work: Work, guest: Running, apqn: Apqn, secret_id: SecretId, policy: Policy | None
+    ) -> None:
+        """Raises ApError: 01 not attached, 03 offline, 0b not bound, 31 associated already or of a kind that is not
+        associated, 34 no association secret with that id, 3f not allowed by `policy`, 36 the partition does not open.
+
+        After AssociationFailed the caller has to record that, in a transaction of its own.
+        """
+        hsm = self._usable(work, guest, apqn)
+        after(_state(work, guest, apqn), Command.ASSOCIATE, str(apqn))
+        _require_associable(hsm)
+        index = _find(guest.secrets, apqn, secret_id)
+        require_permitted(policy, hsm, secret_id)
+        keys = self._hsms.partition_keys(apqn, guest.secrets.association_secret(index))
+        associated = Binding(apqn, guest.instance.id, OUTCOMES[Outcome.OPENED], index, secret_id)
+        work.records.set_binding(associated)
+        try:
+            work.effects.associate(guest.gate, apqn, keys)
+        except PartitionUnusable as error:
+            message = f"the key partition of HSM {apqn} does not open; unbind it, then try again"
+            raise AssociationFailed(message) from error
+
+    def fail(self, work: Work, guest: Running, apqn: Apqn) -> None:
+        """An association has failed: nothing passes any more, and every command repeats the code until unbind."""
+        work.records.set_binding(Binding(apqn, guest.instance.id, OUTCOMES[Outcome.BROKEN]))
+        work.effects.unbind(guest.gate, apqn, lambda: guest.gate.bind(apqn))
+
+    def unbind(self, work: Work, guest: Running, apqn: Apqn) -> None:
+        """Raises ApError: 01 not attached, 0b not bound. The secret stays in the store. An offline HSM can be unbound."""
+        _require_attached(work, guest, apqn)
+        after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
+        self.release(work, guest, work.records.bindings(guest.instance.id)[apqn])
+
+    def release(self, work: Work, guest: Running, binding: Binding) -> None:
+        """End what `binding` says, whoever wants it ended."""
+        work.records.unbind(guest.instance.id, binding.apqn)
+        keys = self.keys(guest.secrets, binding)
+        work.effects.unbind(guest.gate, binding.apqn, lambda: reinstate(guest.gate, binding, keys, wait=True))
+
+    def release_forbidden(self, work: Work, guest: Running, policy: Policy) -> tuple[Apqn, ...]:
+        """End the guest's associations that `policy` does not allow; which those were."""
+        bindings = work.records.bindings(guest.instance.id).values()
+        forbidden = tuple(binding for binding in bindings if not self.stands(binding, policy))
+        for binding in forbidden:
+            self.release(work, guest, binding)
+        return tuple(binding.apqn for binding in forbidden)
+
+    def stands(self, binding: Binding, policy: Policy | None) -> bool:
+        """Whether a binding may stay as it is. Asked of every binding again when the policy or the cards change."""
+        hsm = self._hsms.query(binding.apqn)
+        if not hsm.online or hsm.mode is Mode.CCA:
+            return False
+        if binding.state is not State.ASSOCIATED or binding.secret_id is None:
+            return True
+        try:
+            require_permitted(policy, hsm, binding.secret_id)
+        except ApError:
+            return False
+        return True
+
+    def keys(self, secrets: SecretStore, binding: Binding) -> PartitionKeys | None:
+        """What opens the partition of an associated HSM; None for every other."""
+        if binding.state is not State.ASSOCIATED or binding.secret_index is None:
+            return None
+        return self._hsms.partition_keys(binding.apqn, secrets.association_secret(binding.secret_index))
+
+    def _usable(self, work: Work, guest: Running, apqn: Apqn) -> ConfigurationData:
+        _require_attached(work, guest, apqn)
+        hsm = self._hsms.query(apqn)
+        if not hsm.online:
+            raise ApError(ApCode.DECONFIGURED, f"HSM {apqn} is offline; the operator can bring it back")
+        return hsm
+
+
+def reinstate(gate: Gate, binding: Binding, keys: PartitionKeys | None, *, wait: bool) -> None:
+    """Let an attached, unbound HSM be again what `binding` says. Raises PartitionUnusable."""
+    if binding.state not in (State.BOUND, State.ASSOCIATED):
+        return
+    gate.bind(binding.apqn)
+    if keys is not None:
+        gate.associate(binding.apqn, keys, wait=wait)
+
+
+def require_permitted(policy: Policy | None, hsm: ConfigurationData, secret_id: SecretId) -> None:
+    """Raises ApError 3f unless a rule of `policy` allows the secret on the HSM."""
+    if policy is None:
+        raise ApError(ApCode.NOT_PERMITTED, f"HSM {hsm.apqn} cannot be associated: {_NO_POLICY}")
+    try:
+        policy.permit(as_policy_sees(hsm), PolicySecretId(secret_id))
+    except NotPermitted as error:
+        raise ApError(ApCode.NOT_PERMITTED, str(error)) from None
+
+
+def _require_attached(work: Work, guest: Running, apqn: Apqn) -> None:
+    if apqn not in work.records.attached(guest.instance.id):
+        raise ApError(
+            ApCode.NOT_AVAILABLE, f"HSM {apqn} is not attached to this guest; the host attaches HSMs"
+        )
+
+
+def _require_associable(hsm: ConfigurationData) -> None:
+    if hsm.mode is not Mode.EP11:
+        raise ApError(
+            ApCode.NOT_OPEN_TO_ASSOCIATION,
+            f"HSM {hsm.apqn} is an accelerator, which is bound and never associated",
+        )
+    if hsm.mkvp is None:
+        raise ApError(ApCode.NOT_OPEN_TO_ASSOCIATION, f"HSM {hsm.apqn} has no valid current master key")
+
+
+def _state(work: Work, guest: Running, apqn: Apqn) -> State:
+    binding = work.records.bindings(guest.instance.id).get(apqn)
+    return State.UNBOUND if binding is None else binding.state
+
+
+def _find(secrets: SecretStore, apqn: Apqn, secret_id: SecretId) -> SecretIndex:
+    try:
+        return secrets.find_association(secret_id)
+    except NoSuchSecret as error:
+        raise ApError(ApCode.NO_SUCH_SECRET, f"cannot associate HSM {apqn}: {error}") from None

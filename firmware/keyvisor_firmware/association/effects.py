@@ -1,0 +1,74 @@
+"""What one command does to gates, remembered so that it can be undone.
+
+A command is checked and written first, then done to the gate, and committed last. Whatever fails on the way is
+undone here in reverse order; a crash needs no undoing, since gates end with the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keyvisor_firmware.association.gates import Gate
+from keyvisor_firmware.audit import Log
+from keyvisor_hsm.cards import Apqn, ConfigurationData
+from keyvisor_hsm.errors import PartitionUnusable
+from keyvisor_hsm.partitions import PartitionKeys
+
+Undo = Callable[[], None]
+
+
+class Effects:
+    """The effects of one command. The way back is noted before each is done, since it may end half way."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._way_back: list[Undo] = []
+
+    def attach(self, gate: Gate, hsm: ConfigurationData) -> None:
+        """The HSM becomes a slot."""
+        self.note(lambda: gate.detach(hsm.apqn))
+        gate.attach(hsm)
+
+    def detach(self, gate: Gate, hsm: ConfigurationData) -> None:
+        """The slot of an unbound HSM is gone."""
+        self.note(lambda: gate.attach(hsm))
+        gate.detach(hsm.apqn)
+
+    def bind(self, gate: Gate, apqn: Apqn) -> None:
+        """Non-sensitive requests pass. Raises PartitionUnusable."""
+        self._attempt(lambda: gate.unbind(apqn), lambda: gate.bind(apqn))
+
+    def associate(self, gate: Gate, apqn: Apqn, keys: PartitionKeys) -> None:
+        """Sensitive requests pass. Raises PartitionUnusable."""
+
+        def back_to_bound() -> None:
+            gate.unbind(apqn)
+            gate.bind(apqn)
+
+        self._attempt(back_to_bound, lambda: gate.associate(apqn, keys))
+
+    def unbind(self, gate: Gate, apqn: Apqn, before: Undo) -> None:
+        """Nothing passes. `before` gives the gate what it granted until now."""
+        self.note(before)
+        gate.unbind(apqn)
+
+    def note(self, undo: Undo) -> None:
+        """Remember how to undo what is done next."""
+        self._way_back.append(undo)
+
+    def undo(self) -> None:
+        """Back to how it was. A gate that does not go back grants less than the database says, never more."""
+        while self._way_back:
+            undo = self._way_back.pop()
+            try:
+                undo()
+            except Exception as error:  # the rest has to be undone all the same
+                self._log.warning("an effect could not be undone", reason=repr(error))
+
+    def _attempt(self, undo: Undo, effect: Callable[[], None]) -> None:
+        self.note(undo)
+        try:
+            effect()
+        except PartitionUnusable:
+            self._way_back.pop()  # the gate is as it was; undoing would disturb what the guest has there
+            raise

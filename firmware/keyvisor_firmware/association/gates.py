@@ -1,0 +1,64 @@
+"""What the firmware asks of the gates, and what they tell it: the border to the broker, as protocols.
+
+The firmware decides and the gate enforces; neither imports the other. A gate never outlives the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from keyvisor_hsm.cards import Apqn, ConfigurationData
+from keyvisor_hsm.partitions import PartitionKeys
+
+
+class RefusedCall(Protocol):
+    """A PKCS#11 call that the gate refused: when (ISO 8601, UTC), which HSM, call and CK_RV, and why."""
+
+    @property
+    def at(self) -> str: ...
+    @property
+    def apqn(self) -> str | None: ...
+    @property
+    def call(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Gate(Protocol):
+    """One guest's PKCS#11 door, and the process behind it."""
+
+    def attach(self, hsm: ConfigurationData) -> None:
+        """The HSM becomes a slot of the guest, unbound."""
+
+    def detach(self, apqn: Apqn) -> None:
+        """The slot is gone."""
+
+    def bind(self, apqn: Apqn) -> None:
+        """Non-sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was."""
+
+    def associate(self, apqn: Apqn, keys: PartitionKeys, *, wait: bool = True) -> None:
+        """Sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was.
+
+        Without `wait` the partition is opened by the gate that runs next, not now: after a restart.
+        """
+
+    def unbind(self, apqn: Apqn) -> None:
+        """Nothing passes any more when this returns."""
+
+    def refusals(self) -> tuple[Sequence[RefusedCall], int]:
+        """What the gate refused, newest last, and how many were dropped."""
+        ...
+
+    def stop(self) -> None:
+        """End the process and close the door."""
+
+
+class Gates(Protocol):
+    """Makes the doors."""
+
+    def open(self, guest: str) -> Gate:
+        """Make the guest's door. Raises OSError."""
+        ...

@@ -1,0 +1,1 @@
+"""The firmware's verbs of the command `keyvisor`: one module each, loaded when it is called."""

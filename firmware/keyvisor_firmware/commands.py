@@ -1,0 +1,72 @@
+"""How a command runs: alone, in one transaction, with a way back for what it did to gates, and recorded.
+
+Knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from keyvisor_firmware.association.commands import Work
+from keyvisor_firmware.association.effects import Effects
+from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.errors import FirmwareError
+from keyvisor_firmware.secrets import UvError
+from keyvisor_firmware.state.database import Database
+from keyvisor_firmware.state.records import Records
+
+
+class Commands:
+    """Runs one command at a time. Whoever reads or changes what a command changes does it in here."""
+
+    def __init__(self, database: Database, audit: Audit) -> None:
+        self._database = database
+        self._audit = audit
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing else runs. May be entered again from within."""
+        with self._lock:
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[Records]:
+        """A look at the records."""
+        with self._lock, self._database.transaction() as records:
+            yield records
+
+    @contextmanager
+    def command(self, event: str, guest: str | None, **detail: str) -> Iterator[Work]:
+        """All of what the body does, or nothing; either is recorded in the audit log as `event`.
+
+        The commit is the last step that can fail. If it or the body raises, the transaction is rolled back first
+        and the effects on gates are undone after it: what undoes them may read the database.
+        """
+        with self._lock:
+            effects = Effects(self._audit.log)
+            try:
+                with self._database.transaction() as records:
+                    yield Work(records, effects)
+                    self._audit.done(records, event, guest, detail)
+            except BaseException as error:
+                effects.undo()
+                self._record_refusal(event, guest, detail, error)
+                raise
+            self._audit.log.info(event, guest=guest, **detail)
+
+    def _record_refusal(
+        self, event: str, guest: str | None, detail: dict[str, str], error: BaseException
+    ) -> None:
+        # The text of what nobody raised on purpose could hold anything.
+        reason = str(error) if isinstance(error, FirmwareError | UvError) else type(error).__name__
+        self._audit.log.warning(f"{event}: refused", guest=guest, reason=reason, **detail)
+        try:
+            with self._database.transaction() as records:
+                self._audit.refused(records, event, guest, detail, reason)
+        except SQLAlchemyError as broken:
+            self._audit.log.warning("the audit log cannot be written", reason=type(broken).__name__)

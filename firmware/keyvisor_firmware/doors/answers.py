@@ -1,0 +1,73 @@
+"""The firmware's values as the doors' messages."""
+
+from __future__ import annotations
+
+from keyvisor_firmware.guests.instance import Instance
+from keyvisor_firmware.secrets import Entry
+from keyvisor_firmware.state.records import Event
+from keyvisor_firmware.views import GuestView, HsmView, RefusalView
+from keyvisor_guest.wire import messages
+
+
+def guest(view: GuestView) -> messages.Guest:
+    """For the host."""
+    attached = [str(apqn) for apqn in view.attached]
+    return messages.Guest(name=view.name, cuid=view.cuid.hex(), attached=attached, started=view.started)
+
+
+def hsm(view: HsmView) -> messages.Hsm:
+    """For the guest and the host: `holder` is left out."""
+    data = view.data
+    return messages.Hsm(
+        apqn=str(data.apqn),
+        state=view.state.value,
+        mode=data.mode.value,
+        generation=data.generation.name,
+        serial=data.serial,
+        mkvp=None if data.mkvp is None else data.mkvp.hex(),
+        firmware=f"{data.firmware[0]}.{data.firmware[1]}",
+        api=data.api,
+        compliance=sorted(data.compliance),
+        online=data.online,
+        secret_id=None if view.secret_id is None else view.secret_id.hex(),
+    )
+
+
+def held_hsm(view: HsmView) -> messages.HeldHsm:
+    """For the operator."""
+    return messages.HeldHsm(**hsm(view).model_dump(), holder=view.holder)
+
+
+def identity(instance: Instance) -> messages.Identity:
+    """For the guest."""
+    measured = instance.identity
+    return messages.Identity(
+        pld=measured.pld.hex(),
+        ald=measured.ald.hex(),
+        tld=measured.tld.hex(),
+        header_tag=measured.header_tag.hex(),
+        cuid=instance.cuid.hex(),
+    )
+
+
+def secret(entry: Entry) -> messages.Secret:
+    """For the guest: never the value."""
+    return messages.Secret(index=entry.index, type=int(entry.kind), length=entry.length, id=entry.id.hex())
+
+
+def refusal(view: RefusalView) -> messages.Refusal:
+    """For the guest."""
+    call = view.call
+    return messages.Refusal(
+        at=call.at,
+        apqn=call.apqn,
+        call=call.call,
+        code=call.code,
+        reason=call.reason,
+        missing=view.missing,
+    )
+
+
+def audit_entry(event: Event) -> messages.AuditEntry:
+    """For the operator."""
+    return messages.AuditEntry(at=event.at, guest=event.guest, event=event.event, detail=dict(event.detail))

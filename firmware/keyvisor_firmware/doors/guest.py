@@ -1,0 +1,95 @@
+"""A guest's door: a method per row of GUEST_ROUTES. Which guest it serves is fixed when the door is made; no request
+can name another.
+"""
+
+from __future__ import annotations
+
+from keyvisor_firmware.doors import answers
+from keyvisor_firmware.doors.problems import TooLarge
+from keyvisor_firmware.errors import Malformed
+from keyvisor_firmware.firmware import Firmware
+from keyvisor_firmware.guests.instance import InstanceId
+from keyvisor_firmware.state.records import PolicyRow
+from keyvisor_firmware.views import PlanStep
+from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.messages import MAX_POLICY, MAX_REQUEST, Done
+from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_hsm.cards import Apqn
+from keyvisor_policy import secret_id
+
+
+class GuestHandlers:
+    """What the guest `instance` can ask for."""
+
+    def __init__(self, firmware: Firmware, instance: InstanceId) -> None:
+        self._firmware = firmware
+        self._instance = instance
+
+    def identity(self) -> messages.Identity:
+        return answers.identity(self._firmware.identity(self._instance))
+
+    def list_hsms(self) -> messages.HsmList:
+        views = self._firmware.list_hsms(self._instance)
+        return messages.HsmList(hsms=[answers.hsm(view) for view in views])
+
+    def bind(self, apqn: Apqn) -> messages.Hsm:
+        return answers.hsm(self._firmware.bind(self._instance, apqn))
+
+    def unbind(self, apqn: Apqn) -> messages.Hsm:
+        return answers.hsm(self._firmware.unbind(self._instance, apqn))
+
+    def associate(self, apqn: Apqn, body: messages.Associate) -> messages.Hsm:
+        return answers.hsm(self._firmware.associate(self._instance, apqn, _secret_id(body)))
+
+    def list_secrets(self) -> messages.SecretList:
+        entries, locked = self._firmware.list_secrets(self._instance)
+        return messages.SecretList(secrets=[answers.secret(entry) for entry in entries], locked=locked)
+
+    def add_secret(self, body: messages.AddSecret) -> Done:
+        if len(body.request) > MAX_REQUEST:
+            raise TooLarge(f"an add-secret request has at most {MAX_REQUEST} bytes, not {len(body.request)}")
+        self._firmware.add_secret(self._instance, body.request)
+        return Done()
+
+    def lock_secrets(self) -> Done:
+        self._firmware.lock_secrets(self._instance)
+        return Done()
+
+    def get_policy(self) -> messages.PolicyText:
+        row = self._firmware.get_policy(self._instance)
+        return messages.PolicyText(text=row.text, source=row.source)
+
+    def set_policy(self, body: messages.PolicyText) -> Done:
+        self._firmware.set_policy(self._instance, _policy(body))
+        return Done()
+
+    def apply_plan(self, body: messages.ApplyPlan) -> messages.HsmList:
+        views = self._firmware.apply_plan(
+            self._instance, _policy(body.policy), [_step(s) for s in body.steps]
+        )
+        return messages.HsmList(hsms=[answers.hsm(view) for view in views])
+
+    def refusals(self) -> messages.RefusalList:
+        views, dropped = self._firmware.refusals(self._instance)
+        return messages.RefusalList(refusals=[answers.refusal(view) for view in views], dropped=dropped)
+
+
+def _secret_id(body: messages.Associate) -> SecretId:
+    """Raises Malformed unless exactly one of name and id is given."""
+    match body:
+        case messages.Associate(secret=str(name), secret_id=None):
+            return SecretId(secret_id(name))
+        case messages.Associate(secret=None, secret_id=str(text)):
+            return SecretId(bytes.fromhex(text))
+    raise Malformed("exactly one of `secret` and `secret_id` is given")
+
+
+def _policy(body: messages.PolicyText) -> PolicyRow:
+    if len(body.text.encode()) > MAX_POLICY:
+        raise TooLarge(f"a policy has at most {MAX_POLICY} bytes")
+    return PolicyRow(body.source, body.text)
+
+
+def _step(step: messages.Step) -> PlanStep:
+    secret = None if step.secret_id is None else SecretId(bytes.fromhex(step.secret_id))
+    return PlanStep(step.action, Apqn.parse(step.apqn), secret)

@@ -1,0 +1,20 @@
+"""The operator's door: a method per row of OPERATOR_ROUTES. The only one that shows every HSM's MKVP and holder."""
+
+from __future__ import annotations
+
+from keyvisor_firmware.doors import answers
+from keyvisor_firmware.firmware import Firmware
+from keyvisor_guest.wire import messages
+
+
+class OperatorHandlers:
+    """What the operator can ask for."""
+
+    def __init__(self, firmware: Firmware) -> None:
+        self._firmware = firmware
+
+    def list_hsms(self) -> messages.HeldHsmList:
+        return messages.HeldHsmList(hsms=[answers.held_hsm(view) for view in self._firmware.held_hsms()])
+
+    def audit(self) -> messages.AuditLog:
+        return messages.AuditLog(entries=[answers.audit_entry(event) for event in self._firmware.audit_log()])

@@ -1,0 +1,61 @@
+"""Errors as what a door answers: an HTTP status and a Problem. What is in no row is an internal error and says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.exceptions import HTTPException
+
+from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Refused
+from keyvisor_firmware.secrets import UvError
+from keyvisor_guest.wire.messages import Problem
+
+INTERNAL: Final = (
+    500,
+    Problem(kind="http", code=500, message="internal error; the daemon's log has the reason"),
+)
+
+
+class TooLarge(Refused):
+    """More bytes than the request may have."""
+
+
+def problem_of(error: Exception) -> tuple[int, Problem] | None:
+    """Status and body for an error that is meant for whoever asked; None for every other."""
+    for kind, answer in _ANSWERS.items():
+        if isinstance(error, kind):
+            return answer(error)
+    return None
+
+
+def _ap(error: ApError) -> tuple[int, Problem]:
+    return 409, Problem(kind="ap", code=int(error.code), message=str(error))
+
+
+def _uv(error: UvError) -> tuple[int, Problem]:
+    return 409, Problem(kind="uv", code=int(error.rc), message=str(error))
+
+
+def _malformed(error: Malformed) -> tuple[int, Problem]:
+    return 422, Problem(kind="http", code=422, message=str(error), findings=list(error.findings))
+
+
+def _http(error: HTTPException) -> tuple[int, Problem]:
+    message = f"{error.detail.lower()}: `GET /openapi.json` shows what this door has"
+    return error.status_code, Problem(kind="http", code=error.status_code, message=message)
+
+
+def _as(status: int) -> Callable[[Exception], tuple[int, Problem]]:
+    return lambda error: (status, Problem(kind="http", code=status, message=str(error)))
+
+
+_ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
+    ApError: _ap,
+    UvError: _uv,
+    Malformed: _malformed,
+    NotFound: _as(404),
+    Conflict: _as(409),
+    TooLarge: _as(413),
+    HTTPException: _http,
+}

@@ -1,0 +1,87 @@
+"""What can go wrong in the firmware daemon.
+
+    FirmwareError
+    ├── ConfigInvalid        the configuration cannot be used (one finding per line)
+    ├── StateUnusable        the state directory cannot be used
+    │   ├── StateInUse       another daemon has it
+    │   └── StateForeign     it was written by another version
+    ├── RowTaken             a row is there already; the command that wanted it says what that means
+    └── Refused              a command that was not done; nothing has changed
+        ├── ApError          refused with an AP response code (formats, F.5)
+        │   └── AssociationFailed  the key partition did not open just now
+        ├── NotFound         no such guest, HSM or policy
+        ├── Conflict         what is there already, or a limit that is reached, forbids it
+        └── Malformed        the request's content is not what it should be (carries all findings)
+
+Add-secret refusals are the secret store's own (`keyvisor_firmware.secrets.UvError`). An error's text is one line,
+lower case, with the way out; those of Refused go to whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keyvisor_firmware.association.responses import TEXTS, ApCode
+
+
+class FirmwareError(Exception):
+    """Base of everything that the daemon raises on purpose."""
+
+
+class ConfigInvalid(FirmwareError):
+    """The configuration cannot be used. `findings` are all reasons, each `file:line:column: message`."""
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        super().__init__("\n".join(findings))
+        self.findings = tuple(findings)
+
+
+class StateUnusable(FirmwareError):
+    """The state directory cannot be used."""
+
+
+class StateInUse(StateUnusable):
+    """Another daemon has the state directory."""
+
+
+class StateForeign(StateUnusable):
+    """The state directory was written by another version."""
+
+
+class RowTaken(FirmwareError):
+    """A row is there already: the HSM has a holder, the name has a guest."""
+
+
+class Refused(FirmwareError):
+    """A command that was not done; nothing has changed."""
+
+
+class ApError(Refused):
+    """Refused with an AP response code; `code` is for the wire, the text for a person."""
+
+    def __init__(self, code: ApCode, message: str) -> None:
+        super().__init__(f"{message} (AP response code {code:02x}, {TEXTS[code]})")
+        self.code = code
+
+
+class AssociationFailed(ApError):
+    """The key partition did not open just now; later commands repeat the code until the HSM is unbound."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ApCode.ASSOCIATION_FAILED, message)
+
+
+class NotFound(Refused):
+    """No such guest, HSM or policy."""
+
+
+class Conflict(Refused):
+    """What is there already, or a limit that is reached, forbids it."""
+
+
+class Malformed(Refused):
+    """The request's content is not what it should be; `findings` are all reasons."""
+
+    def __init__(self, message: str, findings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)

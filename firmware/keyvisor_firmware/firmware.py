@@ -1,0 +1,360 @@
+"""The firmware's synchronous core: every command of the three doors, one at a time, all or nothing.
+
+The database is the truth; gates and what is in memory follow it. A command is checked and written in one
+transaction, done to the gate within it, and committed last:
+
+* An HSM is one guest's at a time because its row is: of two guests that race for it one inserts the row.
+* A gate is taken its rights before the commit that says so, and given them only after every check.
+* A crash before the commit leaves the old state, one after it the new: gates end with the daemon and are made
+  anew from the database (`restore`). A failure without a crash undoes what was done to gates, in reverse order.
+* What is in memory (a guest's secrets, its policy, that it runs) is replaced after the commit.
+
+Knows no socket and no process; time, randomness, database, gates and keys are handed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from keyvisor_firmware.association.commands import Associations, Work
+from keyvisor_firmware.association.gates import Gates
+from keyvisor_firmware.association.hsms import Hsms
+from keyvisor_firmware.association.missing import missing_for
+from keyvisor_firmware.association.policies import read
+from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.commands import Commands
+from keyvisor_firmware.config import Limits
+from keyvisor_firmware.errors import AssociationFailed, Conflict, Malformed, NotFound, RowTaken
+from keyvisor_firmware.guests.host_key import HostKey
+from keyvisor_firmware.guests.instance import Instance, InstanceId
+from keyvisor_firmware.guests.measuring import new_instance
+from keyvisor_firmware.guests.register import Register
+from keyvisor_firmware.guests.running import Running
+from keyvisor_firmware.guests.secret_stores import SecretStores
+from keyvisor_firmware.secrets import Entry, SecretStore
+from keyvisor_firmware.state.database import Database
+from keyvisor_firmware.state.records import Binding, Event, PolicyRow, Records
+from keyvisor_firmware.views import GuestView, HsmView, PlanStep, RefusalView
+from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_hsm.cards import Apqn, ConfigurationData, UnknownHsm
+from keyvisor_policy import Policy
+
+
+class Firmware:
+    """The commands. Guests are addressed by name from the host's side, by instance from their own.
+
+    A guest's door belongs to one instance, so a request that waited while its guest was stopped and started again
+    finds nobody. Every command raises a subclass of Refused (or the secret store's UvError) and then has changed
+    nothing. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hsms: Hsms,
+        gates: Gates,
+        host_key: HostKey,
+        secret_stores: SecretStores,
+        audit: Audit,
+        randomness: Callable[[int], bytes],
+        limits: Limits,
+    ) -> None:
+        self._hsms = hsms
+        self._host_key = host_key
+        self._stores = secret_stores
+        self._audit = audit
+        self._randomness = randomness
+        self._limits = limits
+        self._commands = Commands(database, audit)
+        self._associations = Associations(hsms)
+        self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
+
+    # --- the daemon's start and end
+
+    def restore(self) -> tuple[Instance, ...]:
+        """Make everything again that the database says; which guests run. Raises OSError, StateUnusable.
+
+        What the cards no longer allow (an HSM is gone or offline, its configuration data match no rule any more)
+        is ended first, and recorded.
+        """
+        with self._commands.command("restore", None) as work:
+            for instance in work.records.guests():
+                self._guests.restore(instance, work.records)
+        return tuple(guest.instance for guest in self._guests)
+
+    def close(self) -> None:
+        """End all gates. The database stays as it is, for the next start."""
+        with self._commands.alone():
+            for guest in tuple(self._guests):
+                self._guests.remove(guest.instance.id)
+                guest.gate.stop()
+
+    # --- the host's commands
+
+    def list_guests(self) -> tuple[GuestView, ...]:
+        """The guests that run, in the order of their names."""
+        with self._commands.reading() as records:
+            return tuple(
+                GuestView(guest.name, guest.cuid, records.attached(guest.id), guest.started)
+                for guest in records.guests()
+            )
+
+    def start_guest(self, name: str, image: bytes) -> Instance:
+        """Start a guest from its definition's content. Raises Conflict."""
+        instance = new_instance(name, image, self._audit.now(), self._randomness)
+        with self._commands.alone():
+            with self._commands.command("start guest", name, instance=instance.id) as work:
+                self._require_room()
+                try:
+                    work.records.add_guest(instance)
+                except RowTaken:
+                    raise Conflict(f"guest `{name}` runs already: stop it first") from None
+                guest = self._guests.open(instance, work.records)
+                work.effects.note(guest.gate.stop)
+            self._guests.add(guest)
+        return instance
+
+    def stop_guest(self, name: str) -> None:
+        """Stop a guest: what it holds is free, its secrets and its policy are gone. Its key partitions stay.
+
+        Raises NotFound.
+        """
+        with self._commands.command("stop guest", name) as work:
+            guest = self._guests.named(name)
+            work.records.remove_guest(guest.instance.id)
+            work.effects.note(lambda: self._restart(guest.instance))
+            self._guests.remove(guest.instance.id)
+            guest.gate.stop()
+
+    def attach(self, name: str, apqn: Apqn) -> None:
+        """Let a guest ask for an HSM. Raises NotFound, Conflict."""
+        with self._commands.command("attach", name, apqn=str(apqn)) as work:
+            guest = self._guests.named(name)
+            hsm = self._known(apqn)
+            if len(work.records.attached(guest.instance.id)) >= self._limits.hsms_per_guest:
+                raise Conflict(
+                    f"guest `{name}` has {self._limits.hsms_per_guest} HSMs, the limit: detach one first"
+                )
+            try:
+                work.records.attach(guest.instance.id, apqn)
+            except RowTaken:
+                raise Conflict(f"HSM {apqn} is attached to guest `{name}` already") from None
+            work.effects.attach(guest.gate, hsm)
+
+    def detach(self, name: str, apqn: Apqn) -> None:
+        """Take an HSM away from a guest; if the guest holds it, that ends. Raises NotFound."""
+        with self._commands.command("detach", name, apqn=str(apqn)) as work:
+            guest = self._guests.named(name)
+            if apqn not in work.records.attached(guest.instance.id):
+                raise NotFound(
+                    f"HSM {apqn} is not attached to guest `{name}`; `keyvisor host list` shows what is"
+                )
+            binding = work.records.bindings(guest.instance.id).get(apqn)
+            if binding is not None:
+                self._associations.release(work, guest, binding)
+            work.records.detach(guest.instance.id, apqn)
+            work.effects.detach(guest.gate, self._hsms.query(apqn))
+
+    def machine_hsms(self) -> tuple[HsmView, ...]:
+        """All HSMs as the host may see them: no MKVP, and nothing of who holds them."""
+        return tuple(HsmView(dataclasses.replace(self._hsms.query(apqn), mkvp=None)) for apqn in self._hsms)
+
+    def host_key_certificate(self) -> str:
+        """The host key's certificate, PEM."""
+        return self._host_key.certificate
+
+    # --- the operator's
+
+    def held_hsms(self) -> tuple[HsmView, ...]:
+        """All HSMs, and who holds them how."""
+        with self._commands.reading() as records:
+            names = {guest.id: guest.name for guest in records.guests()}
+            held = records.bindings()
+        return tuple(_seen(self._hsms.query(apqn), held.get(apqn), names) for apqn in self._hsms)
+
+    def audit_log(self) -> tuple[Event, ...]:
+        """The newest entries of the audit log, oldest first."""
+        with self._commands.reading() as records:
+            return records.events(self._limits.audit_entries)
+
+    # --- a guest's own: all raise NotFound once it is stopped
+
+    def identity(self, instance: InstanceId) -> Instance:
+        """The guest as it was measured."""
+        with self._commands.alone():
+            return self._guests.of(instance).instance
+
+    def list_hsms(self, instance: InstanceId) -> tuple[HsmView, ...]:
+        """The HSMs attached to the guest."""
+        with self._commands.reading() as records:
+            self._guests.of(instance)
+            return self._views(records, instance)
+
+    def bind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
+        """Bind an HSM. Raises ApError."""
+        with self._commands.command("bind", self._name(instance), apqn=str(apqn)) as work:
+            self._associations.bind(work, self._guests.of(instance), apqn)
+            return self._view(work.records, instance, apqn)
+
+    def unbind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
+        """Unbind an HSM. Raises ApError."""
+        with self._commands.command("unbind", self._name(instance), apqn=str(apqn)) as work:
+            self._associations.unbind(work, self._guests.of(instance), apqn)
+            return self._view(work.records, instance, apqn)
+
+    def associate(self, instance: InstanceId, apqn: Apqn, secret_id: SecretId) -> HsmView:
+        """Associate a secret with a bound HSM. Raises ApError.
+
+        Where the key partition does not open (36), that is recorded: the HSM's state is `failed` until unbind.
+        """
+        with self._commands.alone():
+            try:
+                return self._associate(instance, apqn, secret_id)
+            except AssociationFailed:
+                self._record_failure(instance, apqn)
+                raise
+
+    def list_secrets(self, instance: InstanceId) -> tuple[tuple[Entry, ...], bool]:
+        """The entries of the guest's store, and whether it is locked."""
+        with self._commands.alone():
+            secrets = self._guests.of(instance).secrets
+            return tuple(secrets.list()), secrets.locked
+
+    def add_secret(self, instance: InstanceId, request: bytes) -> None:
+        """Hand an add-secret request to the guest's store. Raises UvError."""
+        self._change_store("add secret", instance, lambda store: store.add(request))
+
+    def lock_secrets(self, instance: InstanceId) -> None:
+        """Lock the guest's store. Raises UvError."""
+        self._change_store("lock secrets", instance, lambda store: store.lock())
+
+    def get_policy(self, instance: InstanceId) -> PolicyRow:
+        """The policy that the guest registered. Raises NotFound where there is none."""
+        with self._commands.reading() as records:
+            self._guests.of(instance)
+            row = records.policy(instance)
+        if row is None:
+            raise NotFound("no policy is registered; apply one")
+        return row
+
+    def set_policy(self, instance: InstanceId, row: PolicyRow) -> None:
+        """Register a policy; associations that it does not allow end at once. Raises Malformed."""
+        self._apply("set policy", instance, row, ())
+
+    def apply_plan(
+        self, instance: InstanceId, row: PolicyRow, steps: Sequence[PlanStep]
+    ) -> tuple[HsmView, ...]:
+        """Register a policy and do all steps, or nothing of it. Raises Malformed, ApError.
+
+        The steps come first, each checked as if it came alone, and against the new policy; what else the policy
+        does not allow ends after them.
+        """
+        return self._apply("apply plan", instance, row, steps)
+
+    def refusals(self, instance: InstanceId) -> tuple[tuple[RefusalView, ...], int]:
+        """What the guest's gate refused, newest last, with what is missing now; and how many were dropped."""
+        with self._commands.reading() as records:
+            guest = self._guests.of(instance)
+            calls, dropped = guest.gate.refusals()
+            hsms = {str(view.data.apqn): view for view in self._views(records, instance)}
+        missing = {
+            apqn: missing_for(view.data, view.state, guest.policy, guest.secrets)
+            for apqn, view in hsms.items()
+        }
+        return tuple(RefusalView(call, _missing(missing, call.apqn)) for call in calls), dropped
+
+    # --- inside
+
+    def _associate(self, instance: InstanceId, apqn: Apqn, secret_id: SecretId) -> HsmView:
+        detail = {"apqn": str(apqn), "secret_id": secret_id.hex()}
+        with self._commands.command("associate", self._name(instance), **detail) as work:
+            guest = self._guests.of(instance)
+            self._associations.associate(work, guest, apqn, secret_id, guest.policy)
+            return self._view(work.records, instance, apqn)
+
+    def _record_failure(self, instance: InstanceId, apqn: Apqn) -> None:
+        guest = self._guests.of(instance)
+        with self._commands.command("association failed", guest.instance.name, apqn=str(apqn)) as work:
+            self._associations.fail(work, guest, apqn)
+
+    def _apply(
+        self, event: str, instance: InstanceId, row: PolicyRow, steps: Sequence[PlanStep]
+    ) -> tuple[HsmView, ...]:
+        detail = {"source": row.source, "steps": str(len(steps))}
+        with self._commands.alone():
+            with self._commands.command(event, self._name(instance), **detail) as work:
+                guest = self._guests.of(instance)
+                policy = read(row)
+                work.records.put_policy(instance, row)
+                for step in steps:
+                    self._do(work, guest, step, policy)
+                self._associations.release_forbidden(work, guest, policy)
+                views = self._views(work.records, instance)
+            guest.policy = policy
+        return views
+
+    def _do(self, work: Work, guest: Running, step: PlanStep, policy: Policy) -> None:
+        if (step.action == "associate") is (step.secret_id is None):
+            raise Malformed(
+                f"`{step.action}` of HSM {step.apqn}: a secret id goes with `associate`, and only with it"
+            )
+        match step:
+            case PlanStep("unbind", apqn):
+                self._associations.unbind(work, guest, apqn)
+            case PlanStep("bind", apqn):
+                self._associations.bind(work, guest, apqn)
+            case PlanStep("associate", apqn, bytes() as secret_id):
+                self._associations.associate(work, guest, apqn, SecretId(secret_id), policy)
+
+    def _change_store(
+        self, event: str, instance: InstanceId, change: Callable[[SecretStore], object]
+    ) -> None:
+        with self._commands.alone():
+            with self._commands.command(event, self._name(instance)) as work:
+                guest = self._guests.of(instance)
+                store = self._stores.changing(work.records, guest.instance, guest.secrets.state)
+                change(store)
+            guest.secrets = store
+
+    def _restart(self, instance: Instance) -> None:
+        with self._commands.reading() as records:
+            self._guests.restore(instance, records)
+
+    def _require_room(self) -> None:
+        if len(self._guests) >= self._limits.guests:
+            raise Conflict(f"{self._limits.guests} guests run, the limit: stop one, or raise `limits.guests`")
+
+    def _name(self, instance: InstanceId) -> str:
+        with self._commands.alone():
+            return self._guests.of(instance).instance.name
+
+    def _known(self, apqn: Apqn) -> ConfigurationData:
+        try:
+            return self._hsms.query(apqn)
+        except UnknownHsm as error:
+            raise NotFound(str(error)) from None
+
+    def _view(self, records: Records, instance: InstanceId, apqn: Apqn) -> HsmView:
+        return next(view for view in self._views(records, instance) if view.data.apqn == apqn)
+
+    def _views(self, records: Records, instance: InstanceId) -> tuple[HsmView, ...]:
+        held = records.bindings(instance)
+        attached = records.attached(instance)
+        return tuple(_seen(self._hsms.query(apqn), held.get(apqn)) for apqn in attached)
+
+
+def _seen(
+    data: ConfigurationData, held: Binding | None, names: Mapping[InstanceId, str] | None = None
+) -> HsmView:
+    """An HSM and what it is to its holder, who is named to those who may know the names."""
+    if held is None:
+        return HsmView(data)
+    return HsmView(data, held.state, held.secret_id, None if names is None else names[held.instance])
+
+
+def _missing(missing: dict[str, str], apqn: str | None) -> str:
+    if apqn is None:
+        return "the call names no HSM of this guest"
+    return missing.get(apqn, f"HSM {apqn} is not attached any more: the host attaches HSMs")

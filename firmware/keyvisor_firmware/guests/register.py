@@ -1,0 +1,111 @@
+"""The guests that run, and how one is made again from what the database says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keyvisor_firmware.association.commands import Associations, reinstate
+from keyvisor_firmware.association.gates import Gates
+from keyvisor_firmware.association.hsms import Hsms
+from keyvisor_firmware.association.policies import read
+from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.errors import Malformed, NotFound
+from keyvisor_firmware.guests.instance import Instance, InstanceId
+from keyvisor_firmware.guests.running import Running
+from keyvisor_firmware.guests.secret_stores import SecretStores
+from keyvisor_firmware.state.records import Records
+from keyvisor_policy import Policy
+
+
+class Register:
+    """Looked up by instance; by name for the host, who knows no instances."""
+
+    def __init__(
+        self, hsms: Hsms, gates: Gates, stores: SecretStores, associations: Associations, audit: Audit
+    ) -> None:
+        self._hsms = hsms
+        self._gates = gates
+        self._stores = stores
+        self._associations = associations
+        self._audit = audit
+        self._guests: dict[InstanceId, Running] = {}
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter(self._guests.values())
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    def of(self, instance: InstanceId) -> Running:
+        """Raises NotFound."""
+        try:
+            return self._guests[instance]
+        except KeyError:
+            raise NotFound("this guest was stopped") from None
+
+    def named(self, name: str) -> Running:
+        """Raises NotFound."""
+        for guest in self._guests.values():
+            if guest.instance.name == name:
+                return guest
+        raise NotFound(f"no guest `{name}` runs; `keyvisor host list` shows those that do")
+
+    def add(self, guest: Running) -> None:
+        """It runs from now on."""
+        self._guests[guest.instance.id] = guest
+
+    def remove(self, instance: InstanceId) -> None:
+        """It does not run any more."""
+        del self._guests[instance]
+
+    def open(self, instance: Instance, records: Records) -> Running:
+        """A guest with a gate of its own and the secrets and policy that it has. Raises OSError, StateUnusable."""
+        secrets = self._stores.kept(records, instance)
+        return Running(instance, self._gates.open(instance.name), secrets, self._policy(records, instance))
+
+    def restore(self, instance: Instance, records: Records) -> None:
+        """Make a guest again as the database says; what does not stand any more is ended and recorded.
+
+        Its partitions are opened when its gate first runs. Raises OSError, StateUnusable.
+        """
+        guest = self.open(instance, records)
+        try:
+            self._reinstate(guest, records)
+        except BaseException:
+            guest.gate.stop()
+            raise
+        self.add(guest)
+
+    def _reinstate(self, guest: Running, records: Records) -> None:
+        self._drop_what_is_gone(guest, records)
+        for apqn in records.attached(guest.instance.id):
+            guest.gate.attach(self._hsms.query(apqn))
+        for binding in records.bindings(guest.instance.id).values():
+            if self._associations.stands(binding, guest.policy):
+                keys = self._associations.keys(guest.secrets, binding)
+                reinstate(guest.gate, binding, keys, wait=False)
+            else:
+                records.unbind(guest.instance.id, binding.apqn)
+                self._ended(
+                    records, guest, "unbind", str(binding.apqn), "offline, or allowed by no rule any more"
+                )
+
+    def _drop_what_is_gone(self, guest: Running, records: Records) -> None:
+        for apqn in records.attached(guest.instance.id):
+            if apqn not in self._hsms:
+                records.unbind(guest.instance.id, apqn)
+                records.detach(guest.instance.id, apqn)
+                self._ended(records, guest, "detach", str(apqn), "not in the configuration any more")
+
+    def _ended(self, records: Records, guest: Running, event: str, apqn: str, why: str) -> None:
+        self._audit.log.warning(event, guest=guest.instance.name, apqn=apqn, why=why)
+        self._audit.done(records, event, guest.instance.name, {"apqn": apqn, "why": why})
+
+    def _policy(self, records: Records, instance: Instance) -> Policy | None:
+        """None too for a text that this version does not read any more: then no association stands."""
+        row = records.policy(instance.id)
+        try:
+            return None if row is None else read(row)
+        except Malformed as error:
+            self._audit.log.warning("a policy is not read any more", guest=instance.name, reason=str(error))
+            return None

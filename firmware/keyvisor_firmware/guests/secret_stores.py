@@ -1,0 +1,69 @@
+"""The guests' secret stores as the firmware keeps them: sealed on disk, each for one start of one guest.
+
+Knows how a store is sealed and opened again; what goes into one is the secret store's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from keyvisor_firmware.errors import StateUnusable
+from keyvisor_firmware.guests.host_key import HostKey, Sealer
+from keyvisor_firmware.guests.instance import Instance
+from keyvisor_firmware.secrets import SecretStore, StateBroken, StoreState, decode_state, encode_state
+from keyvisor_firmware.state.records import Records
+from keyvisor_hsm.errors import SealBroken
+
+_CONTEXT: Final = b"keyvisor secret store of instance "
+
+
+class SecretStores:
+    """Makes, seals and opens stores. `max_secrets` is each store's room for association secrets."""
+
+    def __init__(self, sealer: Sealer, host_key: HostKey, max_secrets: int) -> None:
+        self._sealer = sealer
+        self._host_key = host_key
+        self._max_secrets = max_secrets
+
+    def kept(self, records: Records, guest: Instance) -> SecretStore:
+        """The guest's store as it is on disk. Raises StateUnusable where that does not open."""
+        sealed = records.secret_store(guest.id)
+        state = StoreState() if sealed is None else self._unsealed(sealed, guest)
+        return self._store(guest, state, _refuse_to_change)
+
+    def changing(self, records: Records, guest: Instance, state: StoreState) -> SecretStore:
+        """A store with `state` whose next change is written with `records`, sealed. Good for one transaction."""
+
+        def commit(changed: StoreState) -> None:
+            records.put_secret_store(guest.id, self._sealer.seal(encode_state(changed), _context(guest)))
+
+        return self._store(guest, state, commit)
+
+    def _store(self, guest: Instance, state: StoreState, commit: Callable[[StoreState], None]) -> SecretStore:
+        return SecretStore(
+            identity=guest.identity,
+            cuid=guest.cuid,
+            host_keys=[self._host_key.private],
+            state=state,
+            commit=commit,
+            max_association_secrets=self._max_secrets,
+        )
+
+    def _unsealed(self, sealed: bytes, guest: Instance) -> StoreState:
+        try:
+            return decode_state(self._sealer.unseal(sealed, _context(guest)))
+        except (SealBroken, StateBroken):
+            raise StateUnusable(
+                f"the secret store of guest `{guest.name}` does not open: "
+                "restore the state directory as a whole, or choose another --state"
+            ) from None
+
+
+def _context(guest: Instance) -> bytes:
+    """Where the store belongs: one instance, measured as it was."""
+    return _CONTEXT + guest.id.encode() + guest.cuid + guest.identity.encode()
+
+
+def _refuse_to_change(_state: StoreState) -> None:
+    raise RuntimeError("a store changes only through SecretStores.changing, in a transaction")

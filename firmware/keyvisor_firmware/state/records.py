@@ -1,0 +1,222 @@
+"""The rows of one transaction as values: what the firmware remembers of guests, HSMs, policies and events.
+
+Statements only; which of them may be done, and in which order, is the firmware's. Sealed values come and go sealed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Insert, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from keyvisor_firmware.association.machine import State
+from keyvisor_firmware.errors import RowTaken
+from keyvisor_firmware.guests.instance import Instance, InstanceId
+from keyvisor_firmware.state.schema import (
+    ATTACHMENTS,
+    AUDIT,
+    BINDINGS,
+    GUESTS,
+    HOST_KEYS,
+    POLICIES,
+    SECRET_STORES,
+)
+from keyvisor_guest.wire.boot_identity import BootIdentity
+from keyvisor_guest.wire.cursor import Cursor
+from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_hsm.cards import Apqn
+
+_HOST_KEY: Final = "host-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an HSM is to the guest that holds it. Index and id of the secret are given where it is associated."""
+
+    apqn: Apqn
+    instance: InstanceId
+    state: State
+    secret_index: int | None = None
+    secret_id: SecretId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A registered policy's text, and the name that findings about it begin with."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeyRow:
+    """The host key: its private part sealed, its certificate PEM."""
+
+    sealed: bytes
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the audit log. `at` is ISO 8601, UTC."""
+
+    at: str
+    guest: str | None
+    event: str
+    detail: Mapping[str, str]
+
+
+class Records:
+    """All rows, within one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # --- guests
+
+    def add_guest(self, guest: Instance) -> None:
+        """Raises RowTaken where a guest of that name runs."""
+        self._insert(
+            insert(GUESTS).values(
+                instance=guest.id,
+                name=guest.name,
+                cuid=guest.cuid,
+                identity=guest.identity.encode(),
+                started=guest.started,
+            )
+        )
+
+    def remove_guest(self, instance: InstanceId) -> None:
+        """The guest and everything that hangs on it."""
+        self._connection.execute(delete(GUESTS).where(GUESTS.c.instance == instance))
+
+    def guests(self) -> tuple[Instance, ...]:
+        """All guests, in the order of their names."""
+        return tuple(
+            _instance(row) for row in self._connection.execute(select(GUESTS).order_by(GUESTS.c.name))
+        )
+
+    # --- which HSMs a guest may ask for
+
+    def attach(self, instance: InstanceId, apqn: Apqn) -> None:
+        """Raises RowTaken where it is attached already."""
+        self._insert(insert(ATTACHMENTS).values(instance=instance, apqn=str(apqn)))
+
+    def detach(self, instance: InstanceId, apqn: Apqn) -> None:
+        """The HSM is no longer the guest's to ask for."""
+        here = (ATTACHMENTS.c.instance == instance) & (ATTACHMENTS.c.apqn == str(apqn))
+        self._connection.execute(delete(ATTACHMENTS).where(here))
+
+    def attached(self, instance: InstanceId) -> tuple[Apqn, ...]:
+        """The guest's HSMs, in APQN order."""
+        chosen = select(ATTACHMENTS.c.apqn).where(ATTACHMENTS.c.instance == instance)
+        return tuple(sorted(Apqn.parse(apqn) for apqn in self._connection.execute(chosen).scalars()))
+
+    # --- which HSMs a guest holds
+
+    def bind(self, instance: InstanceId, apqn: Apqn) -> None:
+        """The guest holds the HSM. Raises RowTaken where any guest does."""
+        self._insert(insert(BINDINGS).values(apqn=str(apqn), instance=instance, state=State.BOUND.value))
+
+    def set_binding(self, binding: Binding) -> None:
+        """Replace the state and the secret of an HSM that its guest holds."""
+        self._connection.execute(
+            update(BINDINGS)
+            .where((BINDINGS.c.apqn == str(binding.apqn)) & (BINDINGS.c.instance == binding.instance))
+            .values(state=binding.state.value, secret_index=binding.secret_index, secret_id=binding.secret_id)
+        )
+
+    def unbind(self, instance: InstanceId, apqn: Apqn) -> None:
+        """The guest does not hold the HSM any more."""
+        here = (BINDINGS.c.apqn == str(apqn)) & (BINDINGS.c.instance == instance)
+        self._connection.execute(delete(BINDINGS).where(here))
+
+    def bindings(self, instance: InstanceId | None = None) -> dict[Apqn, Binding]:
+        """What the guest holds; without one, what all of them hold. In APQN order."""
+        chosen = select(BINDINGS).order_by(BINDINGS.c.apqn)
+        if instance is not None:
+            chosen = chosen.where(BINDINGS.c.instance == instance)
+        return {binding.apqn: binding for binding in map(_binding, self._connection.execute(chosen))}
+
+    # --- what a guest has
+
+    def put_secret_store(self, instance: InstanceId, sealed: bytes) -> None:
+        """Replace the guest's sealed store."""
+        self._connection.execute(delete(SECRET_STORES).where(SECRET_STORES.c.instance == instance))
+        self._connection.execute(insert(SECRET_STORES).values(instance=instance, sealed=sealed))
+
+    def secret_store(self, instance: InstanceId) -> bytes | None:
+        """The guest's sealed store; None before the first secret."""
+        chosen = select(SECRET_STORES.c.sealed).where(SECRET_STORES.c.instance == instance)
+        return self._connection.execute(chosen).scalar_one_or_none()
+
+    def put_policy(self, instance: InstanceId, policy: PolicyRow) -> None:
+        """Replace the guest's policy."""
+        self._connection.execute(delete(POLICIES).where(POLICIES.c.instance == instance))
+        self._connection.execute(
+            insert(POLICIES).values(instance=instance, source=policy.source, text=policy.text)
+        )
+
+    def policy(self, instance: InstanceId) -> PolicyRow | None:
+        """The guest's policy, if it registered one."""
+        row = self._connection.execute(select(POLICIES).where(POLICIES.c.instance == instance)).one_or_none()
+        return None if row is None else PolicyRow(row.source, row.text)
+
+    # --- the host key
+
+    def put_host_key(self, key: HostKeyRow) -> None:
+        """Keep the host key. Raises RowTaken where there is one."""
+        self._insert(insert(HOST_KEYS).values(name=_HOST_KEY, sealed=key.sealed, certificate=key.certificate))
+
+    def host_key(self) -> HostKeyRow | None:
+        """The host key, if it was made."""
+        row = self._connection.execute(select(HOST_KEYS).where(HOST_KEYS.c.name == _HOST_KEY)).one_or_none()
+        return None if row is None else HostKeyRow(row.sealed, row.certificate)
+
+    # --- the audit log
+
+    def add_event(self, event: Event) -> None:
+        """Append a line."""
+        detail = json.dumps(dict(event.detail), ensure_ascii=False, sort_keys=True)
+        self._connection.execute(
+            insert(AUDIT).values(at=event.at, guest=event.guest, event=event.event, detail=detail)
+        )
+
+    def events(self, newest: int) -> tuple[Event, ...]:
+        """The newest lines, as many as `newest`, oldest first."""
+        chosen = select(AUDIT).order_by(AUDIT.c.number.desc()).limit(newest)
+        return tuple(_event(row) for row in reversed(self._connection.execute(chosen).all()))
+
+    def count_events(self) -> int:
+        """How many lines there are."""
+        return self._connection.execute(select(func.count()).select_from(AUDIT)).scalar_one()
+
+    def _insert(self, statement: Insert) -> None:
+        try:
+            # A savepoint: on other engines than SQLite the refused statement would spoil the whole transaction.
+            with self._connection.begin_nested():
+                self._connection.execute(statement)
+        except IntegrityError:
+            raise RowTaken from None
+
+
+def _instance(row: Row[tuple[object, ...]]) -> Instance:
+    cursor = Cursor(row.identity)
+    identity = BootIdentity.read(cursor)
+    cursor.end()
+    return Instance(InstanceId(row.instance), row.name, row.cuid, identity, row.started)
+
+
+def _binding(row: Row[tuple[object, ...]]) -> Binding:
+    secret_id = None if row.secret_id is None else SecretId(row.secret_id)
+    return Binding(
+        Apqn.parse(row.apqn), InstanceId(row.instance), State(row.state), row.secret_index, secret_id
+    )
+
+
+def _event(row: Row[tuple[object, ...]]) -> Event:
+    return Event(row.at, row.guest, row.event, json.loads(row.detail))

@@ -1,0 +1,50 @@
+"""What the commands take and answer, as values. The doors make messages of them; what a door must not tell is not
+in the value that it gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from keyvisor_firmware.association.gates import RefusedCall
+from keyvisor_firmware.association.machine import State
+from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_hsm.cards import Apqn, ConfigurationData
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """A guest as the host sees it. `cuid` is 16 bytes, `started` ISO 8601, UTC."""
+
+    name: str
+    cuid: bytes
+    attached: tuple[Apqn, ...]
+    started: str
+
+
+@dataclass(frozen=True, slots=True)
+class HsmView:
+    """An HSM. `secret_id` (32 bytes) is given where it is associated; `holder`, a guest's name, to the operator only."""
+
+    data: ConfigurationData
+    state: State = State.UNBOUND
+    secret_id: SecretId | None = None
+    holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalView:
+    """A call that the gate refused, and what is missing now."""
+
+    call: RefusedCall
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One step of a plan. `secret_id` (32 bytes) goes with `associate`, and only with it."""
+
+    action: Literal["unbind", "bind", "associate"]
+    apqn: Apqn
+    secret_id: SecretId | None = None

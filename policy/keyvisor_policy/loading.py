@@ -1,0 +1,124 @@
+"""File to policy: reads strictly, finds everything that is wrong, compiles to rules.
+
+The two file formats meet here: a mapping is a policy of this grammar, a bare list is a pvapconfig file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Literal, cast
+
+from keyvisor_policy import fields, pvapconfig
+from keyvisor_policy.errors import DocumentError, Finding
+from keyvisor_policy.grammar import NOT_YET, AssociationFields, HsmFields, PolicyFields
+from keyvisor_policy.hsms import secret_id
+from keyvisor_policy.policy import Policy
+from keyvisor_policy.rules import MAX_RULES, Pattern, Rule, Secret
+from keyvisor_policy.strict_yaml import Document, examine, ordered, read_document, read_file
+from keyvisor_policy.strict_yaml.document import Path
+from keyvisor_policy.strict_yaml.wording import shown
+
+
+def load(path: str | os.PathLike[str]) -> Policy:
+    """The policy in the file `path`. Raises DocumentError with everything that is wrong with it."""
+    return parse(read_file(path), os.fspath(path))
+
+
+def parse(text: str | bytes, source: str = "policy.yaml") -> Policy:
+    """The policy that `text` is; `source` is the name that findings about it begin with.
+
+    Raises DocumentError with everything that is wrong with it, and nothing else, whatever the text.
+    """
+    document = read_document(text, source)
+    digest = hashlib.sha256(text if isinstance(text, bytes) else text.encode()).digest()
+    if isinstance(document.tree, list):
+        _check_length(document, document.tree, ())
+        return Policy(pvapconfig.rules(document), source, digest, "pvapconfig")
+    return Policy(_rules(document), source, digest)
+
+
+def _rules(document: Document) -> tuple[Rule, ...]:
+    entries = document.tree.get("associations") if isinstance(document.tree, dict) else None
+    _check_length(document, entries, ("associations",))
+    policy, findings = examine(document, PolicyFields)
+    findings = ordered([*findings, *_between_values(document, entries)])
+    if policy is None or findings:
+        raise DocumentError(findings)
+    return tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations))
+
+
+def _check_length(document: Document, entries: object, path: tuple[str, ...]) -> None:
+    """Raises DocumentError before anything looks at more rules than there may be."""
+    if isinstance(entries, list) and len(entries) > MAX_RULES:
+        over = document.finding((*path, MAX_RULES), f"more than the {MAX_RULES} rules that a policy may have")
+        raise DocumentError(ordered([*document.findings, over]))
+
+
+def _compiled(document: Document, number: int, entry: AssociationFields) -> Rule:
+    line, column = document.place(("associations", number))
+    return Rule(entry.name, _pattern(entry.hsm), _secret(entry), entry.count, line, column)
+
+
+def _pattern(hsm: HsmFields) -> Pattern:
+    """A rule that names no mode is for ep11: it has a secret, its name's if no other, and only ep11 takes one."""
+    mode = cast("Literal['ep11', 'accel']", hsm.mode or "ep11")
+    compliance = frozenset(hsm.compliance)
+    return Pattern(mode, hsm.mkvp, hsm.serial, hsm.generation, hsm.firmware, hsm.api, compliance)
+
+
+def _secret(entry: AssociationFields) -> Secret | None:
+    if entry.hsm.mode == "accel":
+        return None
+    if entry.secret is None and entry.secret_id is not None:
+        return Secret(entry.secret_id)
+    name = entry.secret if entry.secret is not None else entry.name
+    return Secret(secret_id(name), name)
+
+
+def _between_values(document: Document, entries: object) -> Iterator[Finding]:
+    """What is wrong between values that may each be right. Looks at the tree, so that it is found in the same run."""
+    for word in NOT_YET:
+        if isinstance(document.tree, dict) and word in document.tree:
+            yield Finding(
+                document.source, *document.key_place((word,)), f"`{word}` is not supported yet; remove it"
+            )
+    lines: dict[str, int] = {}
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict):
+            path: Path = ("associations", number)
+            yield from _about_name(document, path, entry.get("name"), lines)
+            yield from _about_secret(document, path, entry)
+
+
+def _about_name(document: Document, path: Path, name: object, lines: dict[str, int]) -> Iterator[Finding]:
+    """Rules are called by their names, so each has its own. `lines` collects where the first of each stands."""
+    if not isinstance(name, str):
+        return
+    if name in lines:
+        message = f"name: {shown(name)} is the name of another rule already, in line {lines[name]}"
+        yield document.finding((*path, "name"), message)
+    else:
+        lines[name] = document.place((*path, "name"))[0]
+
+
+def _about_secret(document: Document, path: Path, entry: Mapping[str, object]) -> Iterator[Finding]:
+    """An accelerator takes no secret; a name and an id that are both given must agree."""
+    hsm = entry.get("hsm")
+    if isinstance(hsm, dict) and hsm.get("mode") == "accel":
+        for key in ("secret", "secret_id"):
+            if key in entry:
+                message = f"{key}: an accelerator is bound and never associated; remove `{key}`"
+                yield Finding(document.source, *document.key_place((*path, key)), message)
+        return
+    name, given = entry.get("secret"), entry.get("secret_id")
+    if not isinstance(name, str) or not isinstance(given, str):
+        return
+    try:
+        agreed = fields.secret_id(given) == secret_id(name)
+    except ValueError:
+        return  # the id is no id at all, which has its finding already
+    if not agreed:
+        message = f"secret_id: differs from the id of {shown(name)}, which is `{secret_id(name).hex()}`; drop one of them"
+        yield document.finding((*path, "secret_id"), message)

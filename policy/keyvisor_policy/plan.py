@@ -1,0 +1,163 @@
+"""A plan: what each rule gets, what is to be done to each HSM, and why a rule is unmet. Values without decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from keyvisor_policy.hsms import Hsm, SecretId
+from keyvisor_policy.matching import Mismatch, holds, mismatches, missing_secret
+from keyvisor_policy.rules import Rule
+from keyvisor_policy.strict_yaml.wording import shown
+
+Action: TypeAlias = Literal["unbind", "bind", "associate"]
+
+SUMMARY_HSMS = 3  # how many HSMs a summary gives reasons for
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do to one HSM. `secret_id` goes with `associate`, and only with it."""
+
+    action: Action
+    apqn: str
+    secret_id: SecretId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HsmOutcome:
+    """What becomes of one HSM: the rule that it serves, if any, and what must be done for it, in order.
+
+    With a rule and no actions it is kept as it stands; with neither it stays unbound.
+    """
+
+    apqn: str
+    rule: Rule | None
+    actions: tuple[Action, ...] = ()
+
+    @property
+    def kept(self) -> bool:
+        """It already is what its rule wants."""
+        return self.rule is not None and not self.actions
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a rule does not have an HSM (`apqn`), or any HSM (`apqn` is None)."""
+
+    apqn: str | None
+    mismatch: Mismatch
+
+    def __str__(self) -> str:
+        return f"{self.mismatch}" if self.apqn is None else f"{self.apqn}: {self.mismatch}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOutcome:
+    """What one rule gets: its HSMs in order of preference, and whether that is what it wants."""
+
+    rule: Rule
+    hsms: tuple[HsmOutcome, ...]
+    _seen: Seen = field(repr=False, compare=False)
+
+    @property
+    def met(self) -> bool:
+        """It has all HSMs that it wants, or at least one where it takes every match."""
+        return len(self.hsms) >= (1 if self.rule.count is None else self.rule.count)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The APQNs that need nothing done."""
+        return tuple(outcome.apqn for outcome in self.hsms if outcome.kept)
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why an unmet rule has no more HSMs: of the rule first, then of each HSM, field by field, in APQN order."""
+        if self.met:
+            return ()
+        return tuple(self._seen.reasons(self.rule)) or (
+            Reason(None, Mismatch("count", "there are no more HSMs")),
+        )
+
+    @property
+    def summary(self) -> str:
+        """One line about an unmet rule: what it wants, what it has, and what stands against the likeliest HSMs."""
+        wanted = 1 if self.rule.count is None else self.rule.count
+        head = (
+            f"rule {shown(self.rule.name)} wants {wanted} HSM{'s' * (wanted != 1)} and has {len(self.hsms)}"
+        )
+        return f"{head}: {_summed_up(self.reasons)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy asks for. `rules` are in the policy's order, `hsms` in APQN order.
+
+    `steps` can be executed in their order: what must go is unbound first, then each HSM is bound and associated,
+    the HSMs of the first rule before those of the second.
+    """
+
+    rules: tuple[RuleOutcome, ...]
+    hsms: tuple[HsmOutcome, ...]
+
+    @property
+    def unmet(self) -> tuple[RuleOutcome, ...]:
+        """The rules that do not get what they want."""
+        return tuple(outcome for outcome in self.rules if not outcome.met)
+
+    @property
+    def met(self) -> bool:
+        """Every rule gets what it wants."""
+        return not self.unmet
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What is to be done, in an order in which it can be done."""
+        unbind = [Step("unbind", outcome.apqn) for outcome in self.hsms if "unbind" in outcome.actions]
+        rest = [step for rule in self.rules for outcome in rule.hsms for step in _building(outcome)]
+        return (*unbind, *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the plan was made from: enough to say why a rule is unmet, when somebody asks."""
+
+    hsms: tuple[Hsm, ...]
+    secrets: frozenset[SecretId]
+    serving: dict[str, Rule]
+
+    def reasons(self, rule: Rule) -> Iterator[Reason]:
+        if rule.secret is not None and not holds(rule, self.secrets):
+            yield Reason(None, missing_secret(rule.secret))
+        if not self.hsms:
+            yield Reason(None, Mismatch("hsm", "no HSM is there"))
+        for hsm in self.hsms:
+            found = mismatches(hsm, rule.hsm)
+            other = self.serving.get(hsm.apqn)
+            if not found and other is not None and other is not rule:
+                found = (Mismatch("hsm", f"serves the rule {shown(other.name)}"),)
+            yield from (Reason(hsm.apqn, mismatch) for mismatch in found)
+
+
+def _building(outcome: HsmOutcome) -> Iterator[Step]:
+    secret = outcome.rule.secret if outcome.rule is not None else None
+    if "bind" in outcome.actions:
+        yield Step("bind", outcome.apqn)
+    if "associate" in outcome.actions and secret is not None:
+        yield Step("associate", outcome.apqn, secret.id)
+
+
+def _summed_up(reasons: tuple[Reason, ...]) -> str:
+    """The rule's own reasons, else those of the HSMs that lack least."""
+    own = [str(reason) for reason in reasons if reason.apqn is None]
+    by_hsm: dict[str, list[str]] = {}
+    for reason in reasons:
+        if reason.apqn is not None:
+            by_hsm.setdefault(reason.apqn, []).append(str(reason.mismatch))
+    likeliest = sorted(by_hsm, key=lambda apqn: (len(by_hsm[apqn]), apqn))
+    if own:
+        return "; ".join(own)
+    parts = [f"{apqn}: {', '.join(by_hsm[apqn])}" for apqn in likeliest[:SUMMARY_HSMS]]
+    rest = len(likeliest) - SUMMARY_HSMS
+    return "; ".join([*parts, f"{rest} more do not match either"] if rest > 0 else parts)

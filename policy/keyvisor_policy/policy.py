@@ -1,0 +1,159 @@
+"""The policy: which HSMs a guest should have, and which association is allowed (policy.md, section 2).
+
+Pure and deterministic: the same HSMs, secrets and holdings give the same plan, in whatever order they come.
+The guest plans with it; the firmware asks it again at each association, and nothing else may allow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from keyvisor_policy.assignment import assigned, members
+from keyvisor_policy.errors import InventoryRefused, NotPermitted
+from keyvisor_policy.hsms import Holding, Hsm, SecretId
+from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
+from keyvisor_policy.plan import Action, HsmOutcome, Plan, RuleOutcome, Seen
+from keyvisor_policy.rules import Rule
+
+NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes."""
+
+    rules: tuple[Rule, ...]
+    source: str
+    digest: bytes = field(repr=False)
+    grammar: Literal["keyvisor", "pvapconfig"] = "keyvisor"
+
+    def assign(
+        self,
+        hsms: Iterable[Hsm],
+        secrets: Collection[SecretId],
+        current: Mapping[str, Holding] = NOTHING_HELD,
+    ) -> Plan:
+        """The plan for these HSMs, in whatever order they come.
+
+        `secrets` are the ids that the guest holds, `current` what HSMs are to the guest now, by APQN; one that is
+        not there is unbound. Raises InventoryRefused for an APQN that comes twice, and for two usable ep11 domains
+        of one card with the same master key.
+        """
+        preferred = _accepted(hsms)
+        held = frozenset(secrets)
+        matches = [_mask(preferred, rule) if holds(rule, held) else 0 for rule in self.rules]
+        worth = _worth(self.rules, matches, preferred, current)
+        masks = assigned(matches, [rule.count for rule in self.rules], len(preferred), worth)
+        return _plan(self.rules, masks, preferred, held, current)
+
+    def permit(self, hsm: Hsm, secret_id: SecretId) -> Rule:
+        """The first rule that allows associating the secret with this HSM. Raises NotPermitted with every reason."""
+        refusals = []
+        for rule in self.rules:
+            found = mismatches(hsm, rule.hsm)
+            if rule.secret is None or rule.secret.id != secret_id:
+                found = (other_secret(rule, secret_id), *found)
+            if not found:
+                return rule
+            refusals.append(Refusal(rule, found))
+        raise NotPermitted(_summary(hsm, secret_id, refusals), tuple(refusals))
+
+    def rules_for(self, hsm: Hsm) -> tuple[Rule, ...]:
+        """The rules that this HSM matches now, in order of priority, whether or not the guest holds the secret."""
+        return tuple(rule for rule in self.rules if usable(hsm, rule.hsm))
+
+
+def _accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
+    """The HSMs in order of preference: newest generation first, then lowest APQN. Raises InventoryRefused."""
+    preferred = tuple(sorted(hsms, key=lambda hsm: (-hsm.generation, hsm.apqn)))
+    apqns: set[str] = set()
+    keys: dict[tuple[str, bytes], str] = {}
+    for hsm in sorted(preferred, key=lambda hsm: hsm.apqn):
+        if hsm.apqn in apqns:
+            raise InventoryRefused(f"HSM {hsm.apqn} is there twice; name each HSM once")
+        apqns.add(hsm.apqn)
+        if hsm.mode != "ep11" or not hsm.online or hsm.mkvp is None:
+            continue
+        first = keys.setdefault((hsm.card, hsm.mkvp), hsm.apqn)
+        if first != hsm.apqn:
+            raise InventoryRefused(
+                f"{first} and {hsm.apqn} are domains of one card with the same master key `{hsm.mkvp.hex()}`;"
+                " detach one of them, spares belong on different cards"
+            )
+    return preferred
+
+
+def _mask(hsms: tuple[Hsm, ...], rule: Rule) -> int:
+    return sum(1 << number for number, hsm in enumerate(hsms) if usable(hsm, rule.hsm))
+
+
+def _worth(
+    rules: tuple[Rule, ...], matches: list[int], hsms: tuple[Hsm, ...], current: Mapping[str, Holding]
+) -> dict[tuple[int, int], int]:
+    """What each pair saves: an HSM that needs nothing done outweighs any number that lack the association only."""
+    if not current:
+        return {}
+    worth = {}
+    for number, rule in enumerate(rules):
+        for hsm in members(matches[number]):
+            actions = _actions(rule, current.get(hsms[hsm].apqn))
+            if not actions:
+                worth[number, hsm] = len(hsms) + 1
+            elif actions == ("associate",):
+                worth[number, hsm] = 1
+    return worth
+
+
+def _actions(rule: Rule | None, now: Holding | None) -> tuple[Action, ...]:
+    """What turns an HSM from what it is now into what the rule wants; without a rule, into an unbound one."""
+    if rule is None:
+        return () if now is None else ("unbind",)
+    wanted = None if rule.secret is None else rule.secret.id
+    if now is not None and not now.stuck and now.secret_id == wanted:
+        return ()
+    build: tuple[Action, ...] = ("bind",) if wanted is None else ("bind", "associate")
+    if now is None:
+        return build
+    return build[1:] if now == Holding() else ("unbind", *build)
+
+
+def _plan(
+    rules: tuple[Rule, ...],
+    masks: tuple[int, ...],
+    hsms: tuple[Hsm, ...],
+    secrets: frozenset[SecretId],
+    current: Mapping[str, Holding],
+) -> Plan:
+    served = {hsms[hsm].apqn: rule for rule, mask in zip(rules, masks, strict=True) for hsm in members(mask)}
+    apqns = sorted({hsm.apqn for hsm in hsms} | set(current))
+    outcomes = {
+        apqn: HsmOutcome(apqn, served.get(apqn), _actions(served.get(apqn), current.get(apqn)))
+        for apqn in apqns
+    }
+    seen = Seen(tuple(sorted(hsms, key=lambda hsm: hsm.apqn)), secrets, served)
+    by_rule = tuple(
+        RuleOutcome(rule, tuple(outcomes[hsms[hsm].apqn] for hsm in members(mask)), seen)
+        for rule, mask in zip(rules, masks, strict=True)
+    )
+    return Plan(by_rule, tuple(outcomes.values()))
+
+
+def _summary(hsm: Hsm, secret_id: SecretId, refusals: list[Refusal]) -> str:
+    """One line: what was asked, and what stands against it in the rule that lacks least."""
+    name = next(
+        (r.rule.secret.name for r in refusals if r.rule.secret and r.rule.secret.id == secret_id), None
+    )
+    secret = f"`{name}`" if name is not None else f"with id `{secret_id.hex()}`"
+    head = f"no rule allows secret {secret} on {hsm.apqn}"
+    if not refusals:
+        return f"{head}: the policy has no rules"
+    for_secret = [r for r in refusals if all(mismatch.field != "secret" for mismatch in r.mismatches)]
+    closest = min(for_secret or refusals, key=lambda refusal: len(refusal.mismatches))
+    others = len(refusals) - 1
+    rest = (
+        f"; nor {'does the other rule' if others == 1 else f'do the {others} other rules'}" if others else ""
+    )
+    return f"{head}: {closest}{rest}"

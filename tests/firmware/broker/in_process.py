@@ -1,0 +1,162 @@
+"""An HSM and its connections without a gate's process: a test writes the state page itself and sees every call of the module."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.errors import Refused
+from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.mechanism_parameters import Encoding
+from keyvisor_firmware.broker.serve import answer
+from keyvisor_firmware.broker.slots import Description, Grant, Slot
+from keyvisor_firmware.broker.state_page import HsmState, word
+from keyvisor_hsm.partitions import Partition
+
+from .encoder import CallFailed, body, read_reply
+
+SLOT_ID = 0x30011
+
+
+class Calls(Mapping[str, Callable[..., int]]):
+    """The module's functions, each of whose calls is noted; `after` is done inside a call, before it returns."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., int]]) -> None:
+        self._functions = functions
+        self.made: list[str] = []
+        self.after: dict[str, Callable[[], None]] = {}
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        function = self._functions[name]
+
+        def noted(*arguments: int) -> int:
+            self.made.append(name)
+            rv = function(*arguments)
+            if name in self.after:
+                self.after[name]()
+            return rv
+
+        return noted
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+
+class NoModule:
+    """Answers every call with CKR_OK and does nothing: for tests of what comes before and after."""
+
+    slot = 1
+
+    def __init__(self) -> None:
+        self.module = self
+        self.call: dict[str, Callable[..., int]] = {}
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class AnyFunction(dict[str, Callable[..., int]]):
+    """Every name is a function that answers CKR_OK."""
+
+    def __missing__(self, name: str) -> Callable[..., int]:
+        return lambda *_: 0
+
+    def get(self, name: str, default: Any = None) -> Callable[..., int]:
+        return self[name]
+
+
+def store_of(partition: Partition) -> KeyStore:
+    """A store whose calls are noted in `store.call.made`."""
+    store = KeyStore(partition)
+    store.call = Calls(partition.module.call)
+    return store
+
+
+@dataclass
+class Bench:
+    """One HSM of a guest, and the applications that use it."""
+
+    store: KeyStore
+    mode: str = "ep11"
+    words: memoryview = field(default_factory=lambda: memoryview(bytearray(64)).cast("Q"))
+    refused: list[tuple[str, Refused]] = field(default_factory=list)
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.slot = self.add_slot(SLOT_ID, 0)
+
+    def add_slot(self, id_: int, index: int) -> Slot:
+        """Another HSM of the guest, which leads to the same partition."""
+        about = Description("03.0011", self.mode, "CEX8", "93AADFK719460083", (8, 3))
+        slot = Slot(id_, about, index, self.words)
+        self.slots = {**getattr(self, "slots", {}), id_: slot}
+        return slot
+
+    @property
+    def calls(self) -> Calls:
+        """What was called in the module."""
+        assert isinstance(self.store.call, Calls)
+        return self.store.call
+
+    def grant(self, state: HsmState, slot: Slot | None = None, *, binding: int | None = None) -> None:
+        """What the daemon and the gate do, in their order: the gate is ready, then the page shows it."""
+        slot = slot or self.slot
+        self.epoch += 1
+        if state is HsmState.UNBOUND:
+            self.words[slot.index] = word(self.epoch, state)
+            slot.grant = None
+            return
+        slot.grant = Grant(word(self.epoch, state), binding or self.epoch, self.store)
+        self.words[slot.index] = slot.grant.word
+
+    def revoke(self) -> None:
+        """What an unbind does first, before the gate knows: the page alone changes."""
+        self.epoch += 1
+        self.words[self.slot.index] = word(self.epoch, HsmState.UNBOUND)
+
+    def connect(self) -> Application:
+        """An application."""
+        return Application(self, Connection("payments", self.slots))
+
+
+@dataclass
+class Application:
+    """Makes calls as a connection's thread would."""
+
+    bench: Bench
+    connection: Connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def exchange(self, content: bytes) -> bytes:
+        """The body that answers a body."""
+
+        def note(call: str, refused: Refused) -> None:
+            self.bench.refused.append((call, refused))
+
+        return answer(self.connection, content, Encoding.UP_TO_0_25_5, note)
+
+    def call(self, name: str, *values: Any) -> Any:
+        """Make a call; what its reply says. Raises CallFailed."""
+        return read_reply(name, self.exchange(body(name, *values)))
+
+    def rv(self, name: str, *values: Any) -> int:
+        """Make a call; its CK_RV."""
+        try:
+            self.call(name, *values)
+        except CallFailed as failed:
+            return failed.rv
+        return 0
+
+    def session(self, *, login: bool = False, slot: int = SLOT_ID, flags: int = 6) -> int:
+        """Open a session."""
+        handle = self.call("C_OpenSession", slot, flags)
+        if login:
+            self.call("C_Login", handle, 1, None)
+        assert isinstance(handle, int)
+        return handle

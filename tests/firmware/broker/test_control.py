@@ -1,0 +1,103 @@
+"""What the daemon and a gate say to each other."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from keyvisor_firmware.broker.control import (
+    HsmPicture,
+    PartitionPlace,
+    Picture,
+    Ready,
+    Refusal,
+    receive_picture,
+    receive_ready,
+    receive_refusal,
+    send,
+)
+from keyvisor_firmware.broker.errors import GateEnded, GateError
+
+PLACE = PartitionPlace("/state/partitions/ab", "user pin", "so pin")
+HSM = HsmPicture("03.0011", 0x30011, 0, "ep11", "CEX8", "93AADFK719460083", (8, 3), 0x102, 1, PLACE)
+REFUSAL = Refusal("2026-11-23T20:00:00.000+00:00", None, "C_Sign", "CKR_USER_NOT_LOGGED_IN", "why")
+
+Channels = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def channels() -> Iterator[Channels]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(0.05)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_picture_arrives_as_it_was_sent(channels: Channels) -> None:
+    picture = Picture((HSM, HsmPicture("05.0011", 0x50011, 1, "accel", "CEX7", "x" * 16, (7, 0), 0, 0, None)))
+    send(channels[0], picture)
+    assert receive_picture(channels[1]) == picture
+
+
+def test_messages_are_kept_apart(channels: Channels) -> None:
+    for number in range(3):
+        send(channels[1], Ready({"03.0011": str(number)}))
+    assert [receive_ready(channels[0]).failed for _ in range(3)] == [{"03.0011": str(n)} for n in range(3)]
+
+
+def test_a_refusal_arrives_as_it_was_sent(channels: Channels) -> None:
+    send(channels[1], REFUSAL)
+    assert receive_refusal(channels[0]) == REFUSAL
+    with pytest.raises(BlockingIOError):
+        receive_refusal(channels[0])
+
+
+def test_the_pins_are_in_no_repr() -> None:
+    assert "pin" not in repr(Picture((HSM,))).replace("partition", "")
+
+
+def test_the_end_of_the_daemon_is_no_picture(channels: Channels) -> None:
+    channels[0].close()
+    assert receive_picture(channels[1]) is None
+
+
+def test_the_end_of_a_gate_is_told_from_its_silence(channels: Channels) -> None:
+    with pytest.raises(GateError, match="in time") as silent:
+        receive_ready(channels[0])
+    assert not isinstance(silent.value, GateEnded)
+    channels[1].close()
+    with pytest.raises(GateEnded):
+        receive_ready(channels[0])
+    assert receive_refusal(channels[0]) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"{}",
+        b'{"failed": 7}',
+        b'{"failed": [1]}',
+        b'{"at": 1, "call": 2}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_a_gate_says_is_not_taken_on_trust(data: bytes, channels: Channels) -> None:
+    """A gate works on a guest's bytes; one that was taken over must not take the daemon along."""
+    for receive in (receive_ready, receive_refusal):
+        channels[1].send(data)
+        with pytest.raises(GateError, match="says what no gate says"):
+            receive(channels[0])
+
+
+def test_what_a_gate_tells_is_text(channels: Channels) -> None:
+    channels[1].send(b'{"at": [1], "apqn": {}, "call": 7, "code": null, "reason": 1.5, "more": 1}')
+    assert receive_refusal(channels[0]) == Refusal("[1]", "{}", "7", "None", "1.5")
+    channels[1].send(b'{"failed": {"03.0011": ["x"]}}')
+    assert receive_ready(channels[0]) == Ready({"03.0011": "['x']"})

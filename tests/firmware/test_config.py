@@ -1,0 +1,124 @@
+"""The configuration: the shipped file is the reference, and everything that is wrong is said at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from keyvisor_firmware.config import Config, load, parse
+from keyvisor_firmware.errors import ConfigInvalid
+from keyvisor_hsm.cards import Apqn, Mode
+
+SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "keyvisor.yaml"
+CARD = """
+version: 1
+cards:
+  - number: "03"
+    generation: CEX8
+    mode: ep11
+    serial: 93AADFK719460083
+    domains:
+      - {number: "0011", master_key: payments-mk}
+      - {number: "0012", master_key: ledger-mk}
+"""
+
+
+def wrong(text: str) -> list[str]:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(text, "keyvisor.yaml")
+    for finding in caught.value.findings:
+        assert re.match(r"keyvisor\.yaml:\d+:\d+: ", finding)
+    return list(caught.value.findings)
+
+
+def test_the_shipped_file_says_the_defaults() -> None:
+    assert load(SHIPPED) == Config()
+
+
+def test_the_shipped_file_has_every_key() -> None:
+    """Each line that is taken away changes nothing or makes the file invalid, so none is there for show only."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    for key in ("module", "cards", "gate", "idle_seconds", "limits", "guests", "hsms_per_guest", "association_secrets"):
+        assert re.search(rf"^\s*{key}:", text, re.MULTILINE), key
+    assert parse("version: 1", "keyvisor.yaml") == Config()
+
+
+def test_the_shipped_inventory_tells_the_stories_it_is_for() -> None:
+    inventory = Config().inventory
+    hsm, spare = Apqn.parse("03.0011"), Apqn.parse("05.0011")
+    assert inventory.master_key(hsm) == inventory.master_key(spare) == "payments-mk"
+    others = {inventory.master_key(Apqn.parse(apqn)) for apqn in ("03.0012", "05.0012")}
+    assert len(others | {"payments-mk"}) == 3
+    mkvps = dict.fromkeys(inventory.master_keys(), bytes(16))
+    assert inventory.query(Apqn.parse("07.0000"), mkvps).mode is Mode.ACCEL
+    assert inventory.query(Apqn.parse("09.0011"), mkvps).mode is Mode.CCA
+
+
+def test_the_same_master_key_may_be_on_two_cards_but_not_twice_on_one() -> None:
+    second = CARD.partition("cards:\n")[2].replace('"03"', '"05"')
+    assert len(parse(CARD + second, "keyvisor.yaml").cards) == 2
+    (finding,) = wrong(CARD.replace("ledger-mk", "payments-mk"))
+    assert finding.startswith("keyvisor.yaml:10:")
+    assert "twice" in finding
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("ep11", "accel"), "an accelerator has no master key"),
+        (('"0012"', '"0011"'), "domain `0011` is on this card twice"),
+        (('"0012"', '"12"'), "4 hex digits"),
+        (('"0012"', '"0112"'), "at most 00ff"),
+        (("93AADFK719460083", "93AADFK71946008"), "16 characters"),
+        (("CEX8", "CEX9"), "did you mean `CEX"),
+        (("ep11", "EP11"), "did you mean `ep11`"),
+        (("ledger-mk", "Ledger"), "a-z, 0-9"),
+        (("serial:", "seriall:"), "did you mean `serial`"),
+        (("version: 1", "version: 2"), "expected `1`"),
+    ],
+)
+def test_a_mistake_is_said_at_its_place(change: tuple[str, str], said: str) -> None:
+    assert any(said in finding for finding in wrong(CARD.replace(*change)))
+
+
+def test_two_cards_with_one_number() -> None:
+    (finding,) = wrong(CARD + CARD.partition("cards:\n")[2])
+    assert "card `03` is there twice" in finding
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    text = CARD.replace("CEX8", "CEX9").replace("ep11", "ep12") + "limits: {guests: 0}\ngate: {idle_second: 5}\n"
+    found = wrong(text)
+    assert len(found) == 4
+    assert found == sorted(found, key=lambda finding: int(finding.split(":")[1]))
+
+
+def test_limits_and_the_module_are_taken() -> None:
+    config = parse("version: 1\nmodule: /opt/hsm.so\ngate: {idle_seconds: 5}\nlimits: {guests: 3}\ncards: []\n", "f")
+    assert config.module == Path("/opt/hsm.so")
+    assert (config.gate_idle_seconds, config.limits.guests, config.cards) == (5, 3, ())
+    assert config.limits.association_secrets == Config().limits.association_secrets
+
+
+def test_a_relative_module_is_refused() -> None:
+    (finding,) = wrong("version: 1\nmodule: hsm.so\n")
+    assert "absolute path" in finding
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_the_module_is_looked_for_where_distributions_put_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="install `softhsm2`"):
+        Config().module_path(tmp_path)
+    found = tmp_path / "usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"
+    found.parent.mkdir(parents=True)
+    found.touch()
+    assert Config().module_path(tmp_path) == found
+    with pytest.raises(ConfigInvalid, match="let `module` name one"):
+        Config(module=tmp_path / "none.so").module_path()
+    assert Config(module=found).module_path() == found
