@@ -307,6 +307,8 @@ class Firmware:
                 self._associations.bind(work, guest, apqn)
             case PlanStep("associate", apqn, bytes() as secret_id):
                 self._associations.associate(work, guest, apqn, SecretId(secret_id), policy)
+            case _:
+                raise Malformed(f"`{step.action}` is no step: it is `unbind`, `bind` or `associate`")
 
     def _change_store(
         self, event: str, instance: InstanceId, change: Callable[[SecretStore], object]

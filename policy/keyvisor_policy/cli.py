@@ -138,8 +138,10 @@ def _remark_json(remark: Remark) -> dict[str, Any]:
 
 
 def _plan_rows(made: Plan) -> Iterable[tuple[str, str, str, str]]:
+    from keyvisor_policy.strict_yaml.wording import escaped
+
     for outcome in made.rules:
-        name = outcome.rule.name
+        name = escaped(outcome.rule.name)
         for hsm in outcome.hsms:
             yield name, hsm.apqn, _doing(hsm), ""
         for reason in outcome.reasons:

@@ -60,14 +60,15 @@ class World:
 
     def up(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
-        self.daemon = subprocess.Popen(
-            ["keyvisor", "up"],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=(self.directory / "daemon.log").open("a"),
-            text=True,
-        )
+        with (self.directory / "daemon.log").open("a") as log:
+            self.daemon = subprocess.Popen(
+                ["keyvisor", "up"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.daemon.stdout is not None
         line = self.daemon.stdout.readline()
         assert "ready" in line, self.log()
@@ -162,7 +163,7 @@ class World:
 
     def request(self, guest: str, secret: str, value: bytes | None = None) -> Path:
         """The owner's add-secret request for a guest; with a value of the owner's choice if one is given."""
-        self.keyvisor("host", "host-key", "--output", "host-key.pem", "--force").ok()
+        self.keyvisor("host", "host-key", "--output", "host-key.pem").ok()
         self.keyvisor("owner", "identity", f"{guest}.img", "--output", f"{guest}.identity", "--force").ok()
         path = self.directory / f"{guest}-{secret}.request"
         more: tuple[str | Path, ...] = ()

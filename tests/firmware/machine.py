@@ -55,7 +55,10 @@ class Log:
 
 def policy(*secrets: str, hsm: str = "{mode: ep11}", count: str = "all") -> PolicyRow:
     """One rule for each secret, each for any ep11 HSM."""
-    rules = [f"  - {{name: rule-of-{secret}, secret: {secret}, hsm: {hsm}, count: {count}}}\n" for secret in secrets]
+    rules = [
+        f"  - {{name: rule-of-{secret}, secret: {secret}, hsm: {hsm}, count: {count}}}\n"
+        for secret in secrets
+    ]
     return PolicyRow("policy.yaml", "version: 1\nassociations:\n" + "".join(rules))
 
 
@@ -66,7 +69,7 @@ def step(action: str, apqn: Apqn, secret: SecretId | None = None) -> PlanStep:
 class Machine:
     """The firmware's core on one database file."""
 
-    def __init__(self, path: Path, token: OperatorToken, config: Config = Config()) -> None:
+    def __init__(self, path: Path, token: OperatorToken, config: Config) -> None:
         self.path = path
         self.token = token
         self.config = config
@@ -170,8 +173,12 @@ class Machine:
                 }
                 for guest in records.guests()
             }
-        assert {guest: {apqn: _word(granted) for apqn, granted in hsms.items()} for guest, hsms in self.gates.grants.items()} == {
-            guest: {apqn: None if state == "failed" else state for apqn, state in hsms.items()} for guest, hsms in wanted.items()
+        assert {
+            guest: {apqn: _word(granted) for apqn, granted in hsms.items()}
+            for guest, hsms in self.gates.grants.items()
+        } == {
+            guest: {apqn: None if state == "failed" else state for apqn, state in hsms.items()}
+            for guest, hsms in wanted.items()
         }
 
     def _instances(self) -> tuple[Instance, ...]:

@@ -55,9 +55,12 @@ class Gates:
         return self._countdown is None
 
     def open(self, guest: str) -> Gate:
-        gate = Gate(self, guest)
-        self.effect(f"{guest}: open", lambda: self.grants.update({guest: {}}))
-        return gate
+        try:
+            self.effect(f"{guest}: open", lambda: self.grants.update({guest: {}}))
+        except Mishap:
+            self.grants.pop(guest, None)  # a door that cannot be made whole is not made
+            raise
+        return Gate(self, guest)
 
     def effect(self, what: str, happen: object) -> None:
         if self.dead:

@@ -171,3 +171,10 @@ def test_importing_the_verbs_loads_neither_yaml_nor_models() -> None:
     script = "import sys, keyvisor_policy.cli; print(sorted({'yaml', 'pydantic', 'rich.table'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_hostile_name_reaches_the_terminal_only_escaped(files: Path) -> None:
+    Path("list.yaml").write_text('- {mode: Accel, name: "\\e[2Jx"}\n')
+    result = run("plan", "list.yaml", "--inventory", "hsms.yaml")
+    assert "\x1b" not in result.stdout
+    assert "\\x1b[2Jx" in result.stdout

@@ -132,3 +132,27 @@ def test_a_pattern_that_covers_another_matches_all_that_it_matches(
 ) -> None:
     if covers(wide, narrow) and usable(hsm, narrow):
         assert usable(hsm, wide)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        (Pattern("ep11"), Pattern("ep11", mkvp=b"\1" * 16)),
+        (Pattern("ep11"), Pattern("ep11", serial="A" * 16)),
+        (Pattern("ep11", generation=Interval(6, None)), Pattern("ep11", generation=Interval(6, 7))),
+        (Pattern("ep11", generation=Interval(None, 7)), Pattern("ep11", generation=Interval(6, 7))),
+        (Pattern("ep11"), Pattern("ep11", firmware=Interval((8, 0), None))),
+        (Pattern("ep11"), Pattern("ep11", api=Interval(4, 4))),
+        (
+            Pattern("ep11", compliance=frozenset({"fips"})),
+            Pattern("ep11", compliance=frozenset({"fips", "bsi"})),
+        ),
+    ],
+)
+def test_a_pattern_covers_what_is_narrower_in_one_field_and_not_the_other_way(
+    wide: Pattern, narrow: Pattern
+) -> None:
+    assert covers(wide, narrow)
+    assert not covers(narrow, wide)
+    assert covers(narrow, narrow)
+    assert not covers(Pattern("accel"), narrow)

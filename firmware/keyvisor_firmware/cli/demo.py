@@ -153,15 +153,16 @@ def _firmware(story: Story) -> Iterator[None]:
     """`keyvisor up` for as long as the story is told."""
     story.step("The firmware starts with the cards of configs/keyvisor.yaml.")
     print("$ keyvisor up &", flush=True)
-    daemon = subprocess.Popen(
-        ["keyvisor", "up"],
-        cwd=story.directory,
-        env=story.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(story.directory / "daemon.log").open("w"),
-        text=True,
-    )
+    with (story.directory / "daemon.log").open("w") as log:
+        daemon = subprocess.Popen(
+            ["keyvisor", "up"],
+            cwd=story.directory,
+            env=story.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         assert daemon.stdout is not None  # noqa: S101 - it is a pipe
         ready = _first_line(daemon.stdout, _START_SECONDS)

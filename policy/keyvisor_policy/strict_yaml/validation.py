@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from keyvisor_policy.errors import DocumentError, Finding
 from keyvisor_policy.strict_yaml.composing import LIMITS
 from keyvisor_policy.strict_yaml.document import REPORTED, Document, Path
-from keyvisor_policy.strict_yaml.wording import described, expected_words, listed, nearest, shown
+from keyvisor_policy.strict_yaml.wording import described, escaped, expected_words, listed, nearest, shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,7 +66,7 @@ def _finding(document: Document, model: type[BaseModel], detail: ErrorDetails) -
         return Finding(document.source, *document.key_place(path), message)
     field = next((step for step in reversed(path) if isinstance(step, str)), None)
     words = _WORDS.get(detail["type"], _plainly)(detail)
-    return document.finding(path, words if field is None else f"{_bare(field)}: {words}")
+    return document.finding(path, words if field is None else f"{escaped(field)}: {words}")
 
 
 def _unknown_key(key: str, keys: list[str]) -> str:
@@ -74,10 +74,6 @@ def _unknown_key(key: str, keys: list[str]) -> str:
     if meant is not None:
         return f"unknown key {shown(key)}; did you mean `{meant}`?"
     return f"unknown key {shown(key)}; expected {listed(keys)}" if keys else f"unknown key {shown(key)}"
-
-
-def _bare(field: str) -> str:
-    return shown(field)[1:-1]
 
 
 def _keys_at(model: type[BaseModel], path: Path) -> list[str]:

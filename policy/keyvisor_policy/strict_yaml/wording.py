@@ -1,6 +1,6 @@
 """How findings speak of what stands in a file: quoted, cut, and with the nearest right word.
 
-Whatever comes from a file is hostile: it reaches a terminal or a log only through `shown`.
+Whatever comes from a file is hostile: it reaches a terminal or a log only through `escaped`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ SHOWN_CHARACTERS = 80
 NEAREST_CHARACTERS = 64  # difflib is quadratic, so longer words have no nearest one
 
 
-def shown(text: str) -> str:
-    """`text` in backticks, on one line: what cannot be printed is escaped, what is long is cut."""
+def escaped(text: str) -> str:
+    """`text` on one line: what cannot be printed is escaped, what is long is cut."""
     cut = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-    return f"`{''.join(map(_printable, cut))}`"
+    return "".join(map(_printable, cut))
+
+
+def shown(text: str) -> str:
+    """`text` in backticks, escaped and cut."""
+    return f"`{escaped(text)}`"
 
 
 def described(value: object) -> str:

@@ -88,7 +88,9 @@ def test_part2_T7_associate_twice_and_unbound(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("apqn", [SPARE, Apqn.parse("ff.00ff")])
-def test_an_hsm_that_is_not_attached_is_not_there_whether_or_not_it_exists(machine: Machine, apqn: Apqn) -> None:
+def test_an_hsm_that_is_not_attached_is_not_there_whether_or_not_it_exists(
+    machine: Machine, apqn: Apqn
+) -> None:
     guest = machine.guest("payments", HSM)
     firmware = machine.firmware
     said = {
@@ -96,7 +98,9 @@ def test_an_hsm_that_is_not_attached_is_not_there_whether_or_not_it_exists(machi
         refused(machine, ApCode.NOT_AVAILABLE, lambda: firmware.associate(guest.id, apqn, SIGNING)),
         refused(machine, ApCode.NOT_AVAILABLE, lambda: firmware.unbind(guest.id, apqn)),
     }
-    assert said == {f"HSM {apqn} is not attached to this guest; the host attaches HSMs (AP response code 01, not available to this guest)"}
+    assert said == {
+        f"HSM {apqn} is not attached to this guest; the host attaches HSMs (AP response code 01, not available to this guest)"
+    }
 
 
 def test_what_cannot_be_bound_or_associated(machine: Machine) -> None:
@@ -105,7 +109,9 @@ def test_what_cannot_be_bound_or_associated(machine: Machine) -> None:
     firmware.set_policy(guest.id, policy("payments-signing"))
     refused(machine, ApCode.BIND_ERROR, lambda: firmware.bind(guest.id, CCA))
     firmware.bind(guest.id, ACCELERATOR)
-    refused(machine, ApCode.NOT_OPEN_TO_ASSOCIATION, lambda: firmware.associate(guest.id, ACCELERATOR, SIGNING))
+    refused(
+        machine, ApCode.NOT_OPEN_TO_ASSOCIATION, lambda: firmware.associate(guest.id, ACCELERATOR, SIGNING)
+    )
 
 
 def test_offline_hsms_and_hsms_without_a_master_key(new_machine: Callable[..., Machine]) -> None:
@@ -116,7 +122,9 @@ def test_offline_hsms_and_hsms_without_a_master_key(new_machine: Callable[..., M
     guest = machine.guest("payments", HSM, secrets=("payments-signing",))
     machine.firmware.set_policy(guest.id, policy("payments-signing"))
     machine.firmware.bind(guest.id, HSM)
-    refused(machine, ApCode.NOT_OPEN_TO_ASSOCIATION, lambda: machine.firmware.associate(guest.id, HSM, SIGNING))
+    refused(
+        machine, ApCode.NOT_OPEN_TO_ASSOCIATION, lambda: machine.firmware.associate(guest.id, HSM, SIGNING)
+    )
 
 
 def test_part2_T6_a_secret_that_the_store_does_not_hold(machine: Machine) -> None:
@@ -177,7 +185,9 @@ def test_part2_T11_a_partition_that_does_not_open_is_remembered_until_unbind(mac
             firmware = machine.firmware
         assert machine.state(guest, HSM) == "failed"
         assert machine.gates.grants["payments"][str(HSM)] is None, "nothing passes"
-        refused(machine, ApCode.ASSOCIATION_FAILED, lambda: machine.firmware.associate(guest.id, HSM, SIGNING))
+        refused(
+            machine, ApCode.ASSOCIATION_FAILED, lambda: machine.firmware.associate(guest.id, HSM, SIGNING)
+        )
         refused(machine, ApCode.ASSOCIATION_FAILED, lambda: machine.firmware.bind(guest.id, HSM))
 
     firmware.unbind(guest.id, HSM)

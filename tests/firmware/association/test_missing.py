@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keyvisor_firmware.association.missing import NOTHING
+from keyvisor_firmware.state.records import PolicyRow
 
 from ..machine import ACCELERATOR, HSM, SIGNING, SPARE, Machine, policy
 from ..simulator import Call
@@ -10,7 +11,9 @@ from ..simulator import Call
 
 def missing(machine: Machine, apqn: str | None = str(HSM)) -> str:
     guest = machine.firmware.list_guests()[0].name
-    machine.gates.refused[guest] = [Call("2026-02-03T12:00:00.000+00:00", apqn, "C_GenerateKey", "CKR_X", "because")]
+    machine.gates.refused[guest] = [
+        Call("2026-02-03T12:00:00.000+00:00", apqn, "C_GenerateKey", "CKR_X", "because")
+    ]
     instance = next(i for i in machine._instances() if i.name == guest)
     ((view,), dropped) = machine.firmware.refusals(instance.id)
     assert (view.call.reason, dropped) == ("because", 0)
@@ -38,8 +41,10 @@ def test_the_nearest_rule_is_the_one_that_lacks_least(machine: Machine) -> None:
     guest = machine.guest("payments", HSM)
     machine.firmware.bind(guest.id, HSM)
     far = "{serial: 93AADFK719460099, api: '>=9', firmware: '>=9.0'}"
-    rows = policy("far", hsm=far).text + policy("near", hsm="{api: '>=9'}").text.partition("associations:\n")[2]
-    machine.firmware.set_policy(guest.id, policy().__class__("p", rows))
+    rows = (
+        policy("far", hsm=far).text + policy("near", hsm="{api: '>=9'}").text.partition("associations:\n")[2]
+    )
+    machine.firmware.set_policy(guest.id, PolicyRow("p", rows))
     assert "rule `rule-of-near`" in missing(machine)
 
 
@@ -49,4 +54,11 @@ def test_what_no_association_helps(machine: Machine) -> None:
     assert "not attached" in missing(machine, str(SPARE))
     machine.firmware.bind(guest.id, ACCELERATOR)
     assert "accelerator" in missing(machine, str(ACCELERATOR))
-    machine.firmware.set_policy(guest.id, policy())
+
+
+def test_a_policy_without_a_rule_for_any_ep11_hsm(machine: Machine) -> None:
+    guest = machine.guest("payments", HSM)
+    machine.firmware.bind(guest.id, HSM)
+    accelerators = "version: 1\nassociations: [{name: offload, hsm: {mode: accel}}]\n"
+    machine.firmware.set_policy(guest.id, PolicyRow("p", accelerators))
+    assert "no rule that associates" in missing(machine)

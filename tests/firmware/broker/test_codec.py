@@ -250,15 +250,20 @@ def test_the_first_request_is_answered_to_the_byte() -> None:
         assert application.recv(100) == b"\0" + bytes.fromhex(_FIRST_REPLY)
 
 
+class Trickle(socket.socket):
+    """A socket that delivers one byte at a time, however much is there."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(min(size, 1), flags)
+
+
 def test_the_first_request_may_come_byte_by_byte() -> None:
     application, broker = socket.socketpair()
-    with application, broker:
-        application.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        for one in b"\0" + bytes.fromhex(_FIRST):
-            application.send(bytes((one,)))
+    with application, Trickle(fileno=broker.detach()) as trickle:
+        application.sendall(b"\0" + bytes.fromhex(_FIRST) * 2)
         application.shutdown(socket.SHUT_WR)
-        serve(broker, Connection("payments", {}), lambda *_: None)
-        assert application.recv(100)[1:] == bytes.fromhex(_FIRST_REPLY)
+        serve(trickle, Connection("payments", {}), lambda *_: None)
+        assert application.recv(100)[1:] == bytes.fromhex(_FIRST_REPLY) * 2
 
 
 @pytest.mark.parametrize("handshake", [None, b"", HANDSHAKE + b"\0", HANDSHAKE[:-1], HANDSHAKE.lower()])

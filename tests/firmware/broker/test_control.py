@@ -30,7 +30,6 @@ Channels = tuple[socket.socket, socket.socket]
 @pytest.fixture
 def channels() -> Iterator[Channels]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(0.05)
     with ours, theirs:
         yield ours, theirs
 
@@ -64,6 +63,7 @@ def test_the_end_of_the_daemon_is_no_picture(channels: Channels) -> None:
 
 
 def test_the_end_of_a_gate_is_told_from_its_silence(channels: Channels) -> None:
+    channels[0].settimeout(0.02)
     with pytest.raises(GateError, match="in time") as silent:
         receive_ready(channels[0])
     assert not isinstance(silent.value, GateEnded)

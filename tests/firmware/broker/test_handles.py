@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
@@ -92,6 +93,7 @@ class HandlesAgainstAShadow(RuleBasedStateMachine):
 
 
 TestHandlesAgainstAShadow = HandlesAgainstAShadow.TestCase
+TestHandlesAgainstAShadow.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 def test_a_name_stays_the_same_while_it_lives() -> None:

@@ -44,7 +44,10 @@ def test_a_changed_one_is_refused(machine: Machine) -> None:
     broken[20] ^= 1
     with machine.database._engine.begin() as connection:
         connection.execute(update(HOST_KEYS).values(sealed=bytes(broken)))
-    with machine.database.transaction() as records, pytest.raises(StateUnusable, match="host key does not open"):
+    with (
+        machine.database.transaction() as records,
+        pytest.raises(StateUnusable, match="host key does not open"),
+    ):
         host_key(records, machine.token, NOON)
 
 

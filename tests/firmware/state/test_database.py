@@ -145,7 +145,10 @@ def test_another_versions_state_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"this is no database, but some text in its place" * 99, b"SQLite format 3\0" + b"\xff" * 4096])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is no database, but some text in its place" * 99, b"SQLite format 3\0" + b"\xff" * 4096],
+)
 def test_what_is_no_database_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.db").write_bytes(content)
     with pytest.raises(StateUnusable, match="restore it") as caught:
