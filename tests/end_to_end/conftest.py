@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -213,9 +214,9 @@ class World:
         self.keyvisor("guest", "apply", "--guest", name, self.policy(secret)).ok()
 
 
-@pytest.fixture
-def new_world() -> Iterator[Callable[[], World]]:
-    """Makes worlds. Paths are short, because those of Unix sockets must be."""
+@contextlib.contextmanager
+def worlds() -> Iterator[Callable[[], World]]:
+    """Makes worlds, and ends them. Paths are short, because those of Unix sockets must be."""
     made: list[World] = []
 
     def make() -> World:
@@ -230,8 +231,25 @@ def new_world() -> Iterator[Callable[[], World]]:
 
 
 @pytest.fixture
+def new_world() -> Iterator[Callable[[], World]]:
+    """Makes worlds for one test."""
+    with worlds() as make:
+        yield make
+
+
+@pytest.fixture
 def world(new_world: Callable[[], World]) -> World:
-    """A world whose daemon runs."""
+    """A world whose daemon runs, for one test."""
     made = new_world()
     made.up()
     return made
+
+
+@pytest.fixture(scope="module")
+def associated() -> Iterator[World]:
+    """A world with the guest `payments`, which may use keys, for all tests of a module: each has ids of its own."""
+    with worlds() as make:
+        made = make()
+        made.up()
+        made.ready("payments", "payments-signing")
+        yield made

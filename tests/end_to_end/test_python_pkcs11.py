@@ -27,7 +27,7 @@ from pkcs11.util.ec import encode_named_curve_parameters
 parameters = session.create_domain_parameters(
     KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}, local=True)
 public, private = parameters.generate_keypair(store=True, label="signer")
-signature = private.sign(data, mechanism=Mechanism.ECDSA_SHA1) if False else private.sign(bytes(32), mechanism=Mechanism.ECDSA)
+signature = private.sign(bytes(32), mechanism=Mechanism.ECDSA)
 assert public.verify(bytes(32), signature, mechanism=Mechanism.ECDSA)
 """,
     "aes": """
@@ -76,6 +76,5 @@ assert key.decrypt(key.encrypt(block, mechanism=Mechanism.AES_ECB), mechanism=Me
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example(world: World, example: str) -> None:
-    world.ready("payments", "payments-signing")
-    world.run(sys.executable, "-W", "error", "-c", PREAMBLE + EXAMPLES[example]).ok()
+def test_example(associated: World, example: str) -> None:
+    associated.run(sys.executable, "-W", "error", "-c", PREAMBLE + EXAMPLES[example]).ok()

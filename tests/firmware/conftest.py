@@ -37,7 +37,11 @@ def new_machine(operator_token: OperatorToken) -> Iterator[Callable[..., Machine
         made: list[Machine] = []
 
         def make(config: Config | None = None) -> Machine:
-            made.append(Machine(Path(name) / f"{len(made)}.db", operator_token, config if config is not None else Config()))
+            made.append(
+                Machine(
+                    Path(name) / f"{len(made)}.db", operator_token, config if config is not None else Config()
+                )
+            )
             return made[-1]
 
         yield make

@@ -404,10 +404,11 @@ def test_a_store_changes_only_when_the_commit_says_so(machine: Machine) -> None:
         connection.execute(
             text("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END")
         )
-    for command in (
+    commands: list[Callable[[], object]] = [
         lambda: machine.firmware.add_secret(guest.id, machine.request(guest, "another")),
         lambda: machine.firmware.lock_secrets(guest.id),
-    ):
+    ]
+    for command in commands:
         with pytest.raises(Exception, match="full"):
             command()
         assert machine.picture() == before

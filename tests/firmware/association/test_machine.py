@@ -61,7 +61,8 @@ def test_nothing_is_associated_without_bind_and_associate_since_the_last_unbind(
     events: list[Command | Outcome],
 ) -> None:
     """Invariant I4, on the tables alone."""
-    state, since = State.UNBOUND, []
+    state = State.UNBOUND
+    since: list[Command | Outcome] = []
     for event in events:
         if isinstance(event, Outcome):
             if state is State.PENDING:

@@ -23,10 +23,10 @@ class Peer:
     """One connection of an application. `version` is the first byte that it sends: 2 writes mechanisms the new way."""
 
     def __init__(self, door: Path, version: int = 0) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(SECONDS)
         self.received = bytearray()  # everything that ever came back
         self._code = 0x0F
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(SECONDS)
         try:
             self.socket.connect(str(door))
             self.socket.sendall(bytes((version,)))

@@ -78,9 +78,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.transaction() as records:
-        records.add_guest(instance(1))
-        raise ZeroDivisionError
+    def half_done() -> None:
+        with database.transaction() as records:
+            records.add_guest(instance(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half_done()
     with database.transaction() as records:
         assert records.guests() == ()
 

@@ -1,0 +1,398 @@
+"""The doors over real Unix sockets: their stories, their refusals, and who may come in."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from keyvisor_firmware.doors import server
+from keyvisor_firmware.doors.application import application
+from keyvisor_firmware.doors.bodies import LIMITS
+from keyvisor_guest.wire.messages import (
+    DOORS,
+    MAX_IMAGE,
+    Associate,
+    HeldHsm,
+    Route,
+)
+
+from ..machine import HSM, SIGNING, Machine, policy
+from ..simulator import Call
+from .conftest import House
+
+IMAGE = {"image": base64.b64encode(b"image").decode()}
+POLICY = {"text": policy("payments-signing").text, "source": "p.yaml"}
+
+
+@pytest.fixture
+def guest(house: House) -> House:
+    """The guest `payments` runs with one HSM attached."""
+    house.ask("host", "PUT", "/guests/payments", IMAGE).ok()
+    house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok()
+    return house
+
+
+def request(house: House, secret: str) -> dict[str, str]:
+    instance = house.machine._instances()[0]
+    return {"request": base64.b64encode(house.machine.request(instance, secret)).decode()}
+
+
+# --- the stories
+
+
+def test_the_hosts_story(house: House) -> None:
+    started = house.ask("host", "PUT", "/guests/payments", IMAGE).ok()
+    assert (started["name"], started["attached"], len(started["cuid"])) == ("payments", [], 32)
+    assert house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok() == {}
+    (listed,) = house.ask("host", "GET", "/guests").ok()["guests"]
+    assert listed == {**started, "attached": [str(HSM)]}
+    assert house.ask("host", "GET", "/host-key").ok()["pem"].startswith("-----BEGIN CERTIFICATE-----\n")
+    assert house.ask("host", "DELETE", f"/guests/payments/hsms/{HSM}").ok() == {}
+    assert house.path("payments").exists()
+    assert house.ask("host", "DELETE", "/guests/payments").ok() == {}
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+    assert not house.path("payments").parent.exists(), "a guest's doors vanish with it"
+
+
+def test_the_guests_story(guest: House) -> None:
+    identity = guest.ask("payments", "GET", "/identity").ok()
+    assert {name: len(value) for name, value in identity.items()} == {
+        "pld": 128,
+        "ald": 128,
+        "tld": 128,
+        "header_tag": 32,
+        "cuid": 32,
+    }
+    assert guest.ask("payments", "POST", "/secrets", request(guest, "payments-signing")).ok() == {}
+    assert guest.ask("payments", "GET", "/secrets").ok() == {
+        "secrets": [{"index": 0, "type": 2, "length": 32, "id": SIGNING.hex()}],
+        "locked": False,
+    }
+    guest.ask("payments", "POST", "/secrets/lock").ok()
+    assert guest.ask("payments", "POST", "/secrets/lock").problem(409).kind == "uv"
+    assert guest.ask("payments", "GET", "/policy").problem(404).kind == "http"
+    assert guest.ask("payments", "PUT", "/policy", POLICY).ok() == {}
+    assert guest.ask("payments", "GET", "/policy").ok() == POLICY
+    assert guest.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()["state"] == "bound"
+    associated = guest.ask("payments", "POST", f"/hsms/{HSM}/associate", {"secret": "payments-signing"}).ok()
+    assert (associated["state"], associated["secret_id"]) == ("associated", SIGNING.hex())
+    assert guest.ask("payments", "GET", "/hsms").ok() == {"hsms": [associated]}
+    assert guest.ask("payments", "POST", f"/hsms/{HSM}/unbind").ok()["state"] == "unbound"
+    plan = {
+        "policy": POLICY,
+        "steps": [
+            {"action": "bind", "apqn": str(HSM)},
+            {"action": "associate", "apqn": str(HSM), "secret_id": SIGNING.hex()},
+        ],
+    }
+    (done,) = guest.ask("payments", "POST", "/plan", plan).ok()["hsms"]
+    assert done == associated
+
+
+def test_refusals_are_told_with_what_is_missing(guest: House) -> None:
+    guest.machine.gates.refused["payments"] = [
+        Call("2026-02-03T12:00:00.000+00:00", str(HSM), "C_Sign", "CKR_TOKEN_NOT_PRESENT", "not bound")
+    ]
+    answer = guest.ask("payments", "GET", "/refusals").ok()
+    (told,) = answer["refusals"]
+    assert (told["call"], told["code"], told["reason"]) == ("C_Sign", "CKR_TOKEN_NOT_PRESENT", "not bound")
+    assert "not bound" in told["missing"]
+    assert answer["dropped"] == 0
+
+
+def test_the_operators_story(guest: House) -> None:
+    guest.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()
+    hsms = [HeldHsm(**one) for one in guest.ask("operator", "GET", "/hsms").ok()["hsms"]]
+    assert [(hsm.apqn, hsm.holder, hsm.state) for hsm in hsms if hsm.holder] == [
+        (str(HSM), "payments", "bound")
+    ]
+    assert sum(hsm.mkvp is not None for hsm in hsms) == 4
+    events = [entry["event"] for entry in guest.ask("operator", "GET", "/audit").ok()["entries"]]
+    assert events == ["restore", "start guest", "attach", "bind"]
+
+
+# --- the walls between the doors
+
+
+def test_the_host_is_told_no_secret_no_policy_no_master_key(guest: House) -> None:
+    guest.ask("payments", "POST", "/secrets", request(guest, "payments-signing")).ok()
+    guest.ask("payments", "PUT", "/policy", POLICY).ok()
+    guest.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()
+    guest.ask("payments", "POST", f"/hsms/{HSM}/associate", {"secret": "payments-signing"}).ok()
+    said = b"".join(
+        guest.ask("host", method, path).text
+        for method, path in (
+            ("GET", "/guests"),
+            ("GET", "/hsms"),
+            ("GET", "/host-key"),
+            ("PUT", f"/guests/payments/hsms/{HSM}"),
+            ("DELETE", "/guests/nobody"),
+            ("GET", "/audit"),
+            ("GET", "/secrets"),
+            ("GET", "/policy"),
+            ("GET", "/refusals"),
+        )
+    )
+    mkvp = next(v.data.mkvp for v in guest.machine.firmware.held_hsms() if v.data.apqn == HSM)
+    assert mkvp is not None
+    for told in (SIGNING.hex(), mkvp.hex(), "payments-signing", "associated", 'bound"'):
+        assert told.encode() not in said.replace(b"unbound", b""), told
+
+
+def test_a_guests_door_serves_its_guest_only(guest: House) -> None:
+    guest.ask("host", "PUT", "/guests/billing", IMAGE).ok()
+    assert guest.ask("billing", "GET", "/hsms").ok() == {"hsms": []}
+    own = guest.ask("billing", "GET", "/identity").ok()
+    assert own["cuid"] != guest.ask("payments", "GET", "/identity").ok()["cuid"]
+    for tried in ("/identity?guest=payments", "/identity?name=payments"):
+        assert guest.ask("billing", "GET", tried).ok() == own
+    assert guest.ask("billing", "POST", f"/hsms/{HSM}/bind").problem(409).code == 0x01
+    assert guest.ask("billing", "GET", "/guests/payments").problem(404).kind == "http"
+
+
+@pytest.mark.parametrize(("door", "other"), [(a, b) for a in DOORS for b in DOORS if a != b])
+def test_no_door_serves_what_only_another_has(guest: House, door: str, other: str) -> None:
+    own = {(route.method, route.path) for route in DOORS[door]}
+    for route in DOORS[other]:
+        if (route.method, route.path) not in own:
+            path = route.path.format(name="payments", apqn=HSM)
+            place = "payments" if door == "guest" else door
+            assert guest.ask(place, route.method, path).status in (404, 405), path
+
+
+# --- refusals
+
+
+def test_refusals_carry_their_numbering(guest: House) -> None:
+    problem = guest.ask("payments", "POST", f"/hsms/{HSM}/unbind").problem(409)
+    assert (problem.kind, problem.code) == ("ap", 0x0B)
+    rubbish = {"request": base64.b64encode(b"rubbish").decode()}
+    problem = guest.ask("payments", "POST", "/secrets", rubbish).problem(409)
+    assert problem.kind == "uv"
+    assert problem.code in range(0x0101, 0x010E)
+    problem = guest.ask("host", "PUT", "/guests/payments", IMAGE).problem(409)
+    assert (problem.kind, problem.code) == ("http", 409)
+    for method, path in (
+        ("DELETE", "/guests/nobody"),
+        ("PUT", f"/guests/nobody/hsms/{HSM}"),
+        ("PUT", "/guests/payments/hsms/ff.00ff"),
+        ("DELETE", "/guests/payments/hsms/ff.00ff"),
+    ):
+        assert guest.ask("host", method, path).problem(404).code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "findings"),
+    [
+        ("/policy", {"text": "version: 1", "sauce": "p"}, ["sauce"]),
+        ("/policy", {"text": 1, "source": 2}, ["text", "source"]),
+        ("/policy", {"source": "p"}, ["text"]),
+        ("/policy", b"{", ["body"]),
+        ("/policy", b"", ["body"]),
+        ("/policy", b"[]", ["body"]),
+        (
+            "/policy",
+            {"text": "version: 1\nassociation: []\nnever_mind: 1\n", "source": "my.yaml"},
+            ["my.yaml"],
+        ),
+        ("/plan", {"policy": POLICY, "steps": [{"action": "erase", "apqn": str(HSM)}]}, ["steps.0.action"]),
+        ("/plan", {"policy": POLICY, "steps": [{"action": "bind", "apqn": "3.11"}]}, ["steps.0.apqn"]),
+        ("/plan", {"policy": POLICY, "steps": [{"action": "bind", "apqn": str(HSM)}] * 1025}, ["steps"]),
+    ],
+)
+def test_a_malformed_body_is_refused_with_every_finding(
+    guest: House, path: str, body: object, findings: list[str]
+) -> None:
+    problem = guest.ask("payments", "POST" if path == "/plan" else "PUT", path, body).problem(422)
+    assert problem.kind == "http"
+    for finding in findings:
+        assert any(found.startswith(finding) for found in problem.findings), problem
+
+
+@pytest.mark.parametrize("body", [{}, {"secret": "a", "secret_id": "00" * 32}])
+def test_a_secret_is_named_in_exactly_one_way(guest: House, body: object) -> None:
+    assert "exactly one" in guest.ask("payments", "POST", f"/hsms/{HSM}/associate", body).problem(422).message
+
+
+def test_what_came_is_not_repeated(guest: House) -> None:
+    body = {"request": 5, "secret-value-in-the-wrong-place": "hunter2"}
+    assert b"hunter2" not in guest.ask("payments", "POST", "/secrets", body).text
+    assert not any("hunter2" in line for line in guest.machine.log.lines)
+
+
+@pytest.mark.parametrize("name", ["Payments", "-x", "x" * 32, "..", "%2e%2e", "a%2Fb", "a%0A", "%00"])
+def test_what_names_no_guest_is_refused(house: House, name: str) -> None:
+    assert house.ask("host", "PUT", f"/guests/{name}", IMAGE).status in (404, 422)
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+    assert house.machine.gates.told == []
+
+
+def test_what_names_no_hsm_is_refused(guest: House) -> None:
+    for apqn in ("3.11", "03.11", "03.0011.", "zz.0011", "03.ffff"):
+        assert guest.ask("host", "PUT", f"/guests/payments/hsms/{apqn}").problem(422).kind == "http"
+
+
+def test_unknown_paths_and_methods_are_problems_too(house: House) -> None:
+    assert "openapi.json" in house.ask("host", "GET", "/nothing").problem(404).message
+    assert house.ask("host", "POST", "/guests").problem(405).code == 405
+    assert house.ask("host", "GET", "/guests/").problem(404).code == 404
+
+
+# --- bounds
+
+
+def test_bodies_are_bounded(guest: House) -> None:
+    limit = LIMITS[Associate]
+    too_much = b'{"secret": "' + b"x" * limit + b'"}'
+    assert guest.ask("payments", "POST", f"/hsms/{HSM}/associate", too_much).problem(413).code == 413
+    assert guest.ask("payments", "POST", f"/hsms/{HSM}/bind", b"{}").problem(413).code == 413
+    assert guest.ask("payments", "GET", "/hsms").ok()["hsms"][0]["state"] == "unbound"
+
+
+def test_every_message_that_a_route_takes_has_a_limit() -> None:
+    assert set(LIMITS) == {
+        route.body for routes in DOORS.values() for route in routes if route.body is not None
+    }
+
+
+def test_the_largest_image_is_taken_and_one_byte_more_is_not(house: House) -> None:
+    assert (
+        house.ask("host", "PUT", "/guests/a", {"image": base64.b64encode(bytes(MAX_IMAGE)).decode()}).status
+        == 200
+    )
+    over = {"image": base64.b64encode(bytes(MAX_IMAGE + 1)).decode()}
+    assert house.ask("host", "PUT", "/guests/b", over).problem(413).code == 413
+
+
+def test_connections_are_bounded(house: House) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(server.MAX_CONNECTIONS):
+            channel = held.enter_context(socket.socket(socket.AF_UNIX))
+            channel.connect(str(house.path("host")))
+        over = held.enter_context(socket.socket(socket.AF_UNIX))
+        over.settimeout(30)
+        over.connect(str(house.path("host")))
+        with contextlib.suppress(ConnectionError):
+            assert over.recv(1) == b"", "one more is closed without a word"
+    assert house.ask("operator", "GET", "/audit").status == 200
+
+
+def test_a_guest_whose_doors_would_have_too_long_paths_is_not_started(
+    new_house: Callable[[str], House],
+) -> None:
+    house = new_house("s")
+    longest = 107 - len(str(house.state / "run" / "guests")) - len("//pkcs11.sock")
+    padding = longest - 10
+    house = new_house("s" * (padding + 1))
+    problem = house.ask("host", "PUT", f"/guests/{'g' * 31}", IMAGE).problem(409)
+    assert "shorter" in problem.message
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+    house.ask("host", "PUT", "/guests/g", IMAGE).ok()
+
+
+# --- who may come in
+
+
+def test_sockets_and_their_directories_are_private(guest: House) -> None:
+    for door in ("host", "operator", "payments"):
+        path = guest.path(door)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_another_user_is_turned_away_before_a_byte_is_read(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's uid is the kernel's word; here the kernel is made to say another one."""
+    real = socket.socket.getsockopt
+
+    def strange(channel: socket.socket, level: int, option: int, *size: int) -> int | bytes:
+        if option == socket.SO_PEERCRED:
+            return struct.pack("=iII", os.getpid(), os.geteuid() + 4242, os.getegid())
+        return real(channel, level, option, *size)
+
+    monkeypatch.setattr("asyncio.trsock.TransportSocket.getsockopt", strange)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(30)
+        channel.connect(str(house.path("host")))
+        with contextlib.suppress(ConnectionError):
+            channel.sendall(b"PUT /guests/intruder HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert channel.recv(1) == b""
+    monkeypatch.undo()
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_process_of_another_user_is_turned_away(house: House) -> None:
+    """The sockets' modes are opened for it, so that nothing but the check stands in its way."""
+    path = house.path("host")
+    for place in (path, *path.parents[: len(path.parents) - len(house.state.parents) + 1]):
+        place.chmod(0o777)
+    done = subprocess.run(
+        [sys._base_executable, "-I", "-c", _STRANGER, str(path)],  # type: ignore[attr-defined]  # not in a private venv
+        user=65534,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "closed without a word\n"), done.stderr
+    assert house.ask("host", "GET", "/guests").status == 200, "its own user is served as before"
+
+
+_STRANGER = """
+import socket, sys
+channel = socket.socket(socket.AF_UNIX)
+channel.settimeout(30)
+channel.connect(sys.argv[1])
+try:
+    channel.sendall(b"GET /guests HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    answer = channel.recv(1)
+except ConnectionError:
+    answer = b""
+print("closed without a word" if not answer else "served")
+"""
+
+
+# --- completeness
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_row_of_the_tables_is_described(guest: House, door: str) -> None:
+    described = guest.ask("payments" if door == "guest" else door, "GET", "/openapi.json").ok()
+    assert described["openapi"].startswith("3.1")
+    rows = {(route.path, route.method.lower()): route for route in DOORS[door]}
+    assert {(path, method) for path, item in described["paths"].items() for method in item} == set(rows)
+    schemas = described["components"]["schemas"]
+    for (path, method), route in rows.items():
+        operation = described["paths"][path][method]
+        assert operation["operationId"] == route.name
+        assert [one["name"] for one in operation["parameters"]] == re.findall(r"{(\w+)}", path)
+        assert ("requestBody" in operation) == (route.body is not None)
+    text = guest.ask("payments" if door == "guest" else door, "GET", "/openapi.json").text.decode()
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert named == set(schemas), "every reference leads somewhere, and nothing is there for nobody"
+
+
+def test_a_route_without_a_handler_is_noticed_when_the_door_is_made(machine: Machine) -> None:
+    stray = Route("GET", "/stray", "stray", "nobody serves this", None, HeldHsm)
+    with pytest.raises(AttributeError, match="stray"):
+        application("host", (stray,), object(), machine.log)
+
+
+def test_an_internal_error_says_nothing(guest: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("the master key is hunter2")
+
+    monkeypatch.setattr(guest.machine.firmware, "list_guests", broken)
+    problem = guest.ask("host", "GET", "/guests").problem(500)
+    assert "hunter2" not in problem.message
+    assert any("internal error" in line for line in guest.machine.log.lines)
