@@ -16,8 +16,9 @@ import shutil
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.connection import Connection
@@ -58,17 +59,20 @@ class Gate:
 
     def adopt(self, picture: control.Picture) -> dict[str, str]:
         """Make the slots as the daemon sees them. Answers which HSMs could not be made ready, and why."""
+        with self._changing:
+            return self._adopt(picture)
+
+    def _adopt(self, picture: control.Picture) -> dict[str, str]:
         failed = {}
         for slot_id in set(self.slots) - {hsm.slot for hsm in picture.hsms}:
             self._drop(self.slots.pop(slot_id))
         for hsm in picture.hsms:
             slot = self.slots.get(hsm.slot) or self._attach(hsm)
             slot.description = _description(hsm)
-            if slot.grant is None or slot.grant.word != hsm.word:
-                try:
-                    self._change(slot, hsm)
-                except PartitionUnusable as error:
-                    failed[hsm.apqn] = str(error)
+            try:
+                self._change(slot, hsm)
+            except PartitionUnusable as error:
+                failed[hsm.apqn] = str(error)
         return failed
 
     def _attach(self, hsm: control.HsmPicture) -> Slot:
@@ -77,13 +81,11 @@ class Gate:
         return slot
 
     def _change(self, slot: Slot, hsm: control.HsmPicture) -> None:
-        old = slot.grant
-        if state_of(hsm.word) is HsmState.UNBOUND:
-            slot.grant = None
-        else:
-            slot.grant = Grant(hsm.word, hsm.binding, self._store(hsm))
-        if old is not None:
-            self._leave(slot, old.keys)
+        """Be ready for the state that the page shows, or will show as soon as the daemon has its answer."""
+        wanted = None
+        if state_of(hsm.word) is not HsmState.UNBOUND:
+            wanted = slot.offered(hsm.word) or Grant(hsm.word, hsm.binding, self._store(hsm))
+        self._leave(slot, slot.offer(wanted))
 
     def _store(self, hsm: control.HsmPicture) -> KeyStore:
         place = hsm.partition
@@ -94,22 +96,21 @@ class Gate:
         return self._stores.acquire(path, keys)
 
     def _drop(self, slot: Slot) -> None:
-        old, slot.grant = slot.grant, None
-        if old is not None:
-            self._leave(slot, old.keys)
+        self._leave(slot, slot.offer(None))
 
-    def _leave(self, slot: Slot, keys: KeyStore) -> None:
-        """Close what connections hold in `keys` through `slot`, aside: a call may still be inside the module.
+    def _leave(self, slot: Slot, grants: tuple[Grant, ...]) -> None:
+        """Close what connections hold under these grants, aside: a call may still be inside the module.
 
-        Nothing waits for it, since the state page has already revoked the grant.
+        Nothing waits for it, since the state page has already revoked them.
         """
+        for grant in grants:
+            leave = partial(self._leave_store, slot, grant.keys)
+            threading.Thread(target=self._stores.release, args=(grant.keys, leave), daemon=True).start()
 
-        def drop() -> None:
-            for connection in list(self.connections):
-                with connection.lock:
-                    connection.leave_store(slot, keys)
-
-        threading.Thread(target=self._stores.release, args=(keys, drop), daemon=True).start()
+    def _leave_store(self, slot: Slot, keys: KeyStore) -> None:
+        for connection in list(self.connections):
+            with connection.lock:
+                connection.leave_store(slot, keys)
 
     # --- what the applications do
 
@@ -158,9 +159,15 @@ class Gate:
         """One line on standard error."""
         print(f"keyvisor gate guest={self.guest} {text}", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        """Leave nothing behind."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+    def end(self) -> NoReturn:
+        """End the process and leave nothing behind.
+
+        Not while a partition is being opened: the module rewrites its token then, and half a token is none. Threads
+        may be inside the module otherwise; the interpreter's orderly end would wait for them, or free what they use.
+        """
+        with self._changing:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            os._exit(0)
 
 
 def _description(hsm: control.HsmPicture) -> Description:
@@ -226,8 +233,6 @@ def main() -> None:
         threading.Thread(target=until_daemon_ends, daemon=True).start()
         ended.wait()
     gate.end()
-    # Threads may be inside the module; the interpreter's orderly end would wait for them, or free what they use.
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -37,16 +37,36 @@ class Grant:
 
 
 class Slot:
-    """One attached HSM. `index` is its place in the state page; `description` and `grant` are replaced, never changed."""
+    """One attached HSM. `index` is its place in the state page; `description` is replaced, never changed.
 
-    __slots__ = ("_words", "description", "grant", "id", "index")
+    Grants are offered before the page shows their word, and the page alone decides which one is good: between the
+    offer and the page's change the old grant still is, so nobody who is at work notices.
+    """
+
+    __slots__ = ("_grants", "_words", "description", "id", "index")
 
     def __init__(self, id_: int, description: Description, index: int, words: memoryview) -> None:
         self.id = id_
         self.description = description
         self.index = index
-        self.grant: Grant | None = None
+        self._grants: dict[int, Grant] = {}
         self._words = words
+
+    @property
+    def grant(self) -> Grant | None:
+        """The grant that is good now; None where the HSM is not bound."""
+        return self._grants.get(self._words[self.index])
+
+    def offered(self, word_: int) -> Grant | None:
+        """The grant for that word, if there is one already."""
+        return self._grants.get(word_)
+
+    def offer(self, grant: Grant | None) -> tuple[Grant, ...]:
+        """Let `grant` be good as soon as the page shows its word. Those that can never be good again are given back."""
+        kept = {one.word: one for one in (self.grant, grant) if one is not None}
+        gone = tuple(one for word_, one in self._grants.items() if word_ not in kept)
+        self._grants = kept
+        return gone
 
     def present(self) -> bool:
         """Whether the HSM is bound, so that its token is there."""
@@ -54,16 +74,23 @@ class Slot:
 
     def admit(self, call: Call) -> Grant:
         """The grant under which `call` may reach the module now. Raises Refused."""
-        grant = self.grant
-        if grant is None or self._words[self.index] != grant.word:
+        grant = self._grants.get(self._words[self.index])
+        if grant is None:
             raise self._refused(CKR.TOKEN_NOT_PRESENT, f"HSM {self.description.apqn} is not bound")
         if call.access is Access.SENSITIVE and grant.word & 0xFF != HsmState.ASSOCIATED:
             self._admit_unassociated(call)
         return grant
 
     def confirm(self, grant: Grant) -> None:
-        """After the module's answer: it may leave only if nothing changed meanwhile. Raises Refused."""
-        if self._words[self.index] != grant.word:
+        """After the module's answer: it may leave only if nothing was taken away meanwhile. Raises Refused.
+
+        An HSM that was associated meanwhile is bound as before, and what a bound one may do was done.
+        """
+        word_ = self._words[self.index]
+        if word_ == grant.word:
+            return
+        now = self._grants.get(word_)
+        if now is None or now.binding != grant.binding or now.state < grant.state:
             apqn = self.description.apqn
             raise self._refused(CKR.DEVICE_REMOVED, f"HSM {apqn} was taken away while the call was under way")
 

@@ -167,8 +167,8 @@ def _firmware(story: Story) -> Iterator[None]:
         assert daemon.stdout is not None  # noqa: S101 - it is a pipe
         ready = _first_line(daemon.stdout, _START_SECONDS)
         if not ready:
-            log = (story.directory / "daemon.log").read_text(encoding="utf-8")
-            fail(f"the firmware did not start: {log.strip()}")
+            said = (story.directory / "daemon.log").read_text(encoding="utf-8")
+            fail(f"the firmware did not start: {said.strip()}")
         print(f"  {ready}", flush=True)
         yield
     finally:

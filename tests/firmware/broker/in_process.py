@@ -110,10 +110,11 @@ class Bench:
         self.epoch += 1
         if state is HsmState.UNBOUND:
             self.words[slot.index] = word(self.epoch, state)
-            slot.grant = None
+            slot.offer(None)
             return
-        slot.grant = Grant(word(self.epoch, state), binding or self.epoch, self.store)
-        self.words[slot.index] = slot.grant.word
+        grant = Grant(word(self.epoch, state), binding or self.epoch, self.store)
+        slot.offer(grant)
+        self.words[slot.index] = grant.word
 
     def revoke(self) -> None:
         """What an unbind does first, before the gate knows: the page alone changes."""

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from keyvisor_firmware.broker.calls import CALLS, Access, Call
+from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Access, Call
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.slots import Grant
@@ -75,7 +75,7 @@ def test_a_page_that_runs_ahead_of_the_gate_grants_nothing(store: KeyStore) -> N
 
 def test_a_gate_that_runs_ahead_of_the_page_grants_nothing(store: KeyStore) -> None:
     bench = Bench(store)
-    bench.slot.grant = Grant(word(1, HsmState.ASSOCIATED), 1, store)
+    bench.slot.offer(Grant(word(1, HsmState.ASSOCIATED), 1, store))
     with pytest.raises(Refused):
         bench.slot.admit(CALLS[5])
 
@@ -91,3 +91,25 @@ def test_part2_T8_an_answer_is_withheld_when_the_word_changed(after: HsmState, s
     with pytest.raises(Refused) as refused:
         bench.slot.confirm(grant)
     assert refused.value.rv is CKR.DEVICE_REMOVED
+
+
+def test_who_is_at_work_does_not_notice_that_the_hsm_is_associated(store: KeyStore) -> None:
+    bench = Bench(store)
+    bench.grant(HsmState.BOUND, binding=7)
+    bound = bench.slot.grant
+    assert bound is not None
+    associated = Grant(word(9, HsmState.ASSOCIATED), 7, store)
+    assert bench.slot.offer(associated) == ()
+    assert bench.slot.admit(BY_NAME["C_GenerateRandom"]) is bound
+    bench.words[0] = associated.word
+    bench.slot.confirm(bound)
+    assert bench.slot.admit(BY_NAME["C_GenerateRandom"]) is associated
+    assert bench.slot.offer(None) == (bound,)
+
+
+def test_a_grant_is_not_given_back_while_the_page_shows_it(store: KeyStore) -> None:
+    bench = Bench(store)
+    bench.grant(HsmState.ASSOCIATED)
+    shown = bench.slot.grant
+    assert bench.slot.offer(None) == ()
+    assert bench.slot.grant is shown

@@ -1,0 +1,93 @@
+"""The broker's side: a firmware daemon of its own, and for every suite a guest whose HSM is associated.
+
+Each guest has an association secret of its own, so that it meets an empty key partition. PINs are set where the
+broker lets a guest set them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from conformance.programs import Ran, clean_environment, serving
+from conformance.sides import BROKER, LABEL, PINS, Side
+from keyvisor_guest import Guest, Host, Owner, stock_client
+from keyvisor_guest.owner import measure
+from keyvisor_guest.state_directory import pkcs11_socket
+
+_SPARE: Final = "05.0011"  # bound and not associated: what the uninitialised second slot is to SoftHSM
+_POLICY: Final = """\
+version: 1
+associations:
+  - name: conformance
+    secret: {secret}
+    hsm: {{mode: ep11, mkvp: 0x{mkvp}, serial: {serial}}}
+"""
+
+
+class Firmware:
+    """A running daemon."""
+
+    def __init__(self, directory: Path, state: Path) -> None:
+        self._directory = directory
+        self._state = state
+        self._host = Host(state=state)
+
+    @classmethod
+    @contextlib.contextmanager
+    def up(cls, directory: Path) -> Iterator[Firmware]:
+        """Start `keyvisor up` on a new state directory; it ends with the block."""
+        state = directory / "state"
+        environment = clean_environment(KEYVISOR_STATE=str(state))
+        command = Path(sys.executable).with_name("keyvisor")
+        with serving((command, "up"), environment, directory / "daemon.log", "ready"):
+            yield cls(directory, state)
+
+    @contextlib.contextmanager
+    def side(self, name: str) -> Iterator[Side]:
+        """A guest of that name, its HSM associated; it is stopped when the block ends."""
+        image = f"image of {name}\n".encode()
+        self._host.start(name, image)
+        try:
+            self._associate(name, image)
+            work = self._directory / name
+            work.mkdir()
+            leading = {stock_client.ADDRESS_VARIABLE: stock_client.address(pkcs11_socket(self._state, name))}
+            side = Side(BROKER, work, clean_environment(**leading), stock_client.find())
+            yield with_pins(side)
+        finally:
+            self._host.stop(name)
+
+    def _associate(self, name: str, image: bytes) -> None:
+        guest = Guest(name, state=self._state)
+        for apqn in (LABEL, _SPARE):
+            self._host.attach(name, apqn)
+        owner = Owner([self._host.host_key_document()])
+        guest.secrets.add(owner.association_request(name, measure(image)).data)
+        hsm = next(hsm for hsm in guest.hsms() if hsm.apqn == LABEL)
+        guest.apply(_POLICY.format(secret=name, mkvp=hsm.mkvp, serial=hsm.serial))
+        guest.bind(_SPARE)
+
+
+def with_pins(side: Side) -> Side:
+    """The side with PINs set as an application would; the side as it is where the broker takes none.
+
+    Raises SystemExit where it does something else with them.
+    """
+    tool = ("pkcs11-tool", "--module", side.client, "--token-label", LABEL)
+    made = side.run(*tool, "--init-token", "--label", LABEL, "--so-pin", PINS.so)
+    if "CKR_FUNCTION_NOT_SUPPORTED" in made.told:
+        return side
+    _require(made)
+    so = ("--login", "--login-type", "so", "--so-pin", PINS.so)
+    _require(side.run(*tool, *so, "--init-pin", "--new-pin", PINS.user))
+    return replace(side, pins=PINS)
+
+
+def _require(ran: Ran) -> None:
+    if ran.code:
+        raise SystemExit(f"the broker's token took no PINs: {ran.told.strip()}")

@@ -1,0 +1,108 @@
+"""The suite of python-pkcs11, from the source distribution of the release that is installed, unmodified.
+
+It runs in one process as its authors run it. A test that takes the process along, or stops answering, counts as
+crashed or hung, and the rest runs in a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from conformance.journal import OPTION
+from conformance.outcomes import Outcome, Result, TestId
+from conformance.programs import run
+from conformance.sides import LABEL, Side
+
+RELEASE: Final = version("python-pkcs11")
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_SUITE: Final = _ROOT / ".venv" / "conformance" / f"python-pkcs11-{RELEASE}"
+_TEST_SECONDS: Final = 60
+_RUN_SECONDS: Final = 600.0
+_RESULTS: Final = {result.value: result for result in (Result.PASSED, Result.FAILED, Result.SKIPPED)}
+
+
+def as_any_module(side: Side) -> Iterator[tuple[TestId, Outcome]]:
+    """The tests that are for every module: the client is loaded under its own name."""
+    return _outcomes(side, side.client)
+
+
+def as_softhsm(side: Side) -> Iterator[tuple[TestId, Outcome]]:
+    """All tests: the suite takes a module for SoftHSM by its file's name, so the client is loaded by a link of that name."""
+    link = side.directory / "libsofthsm2.so"
+    link.symlink_to(side.client)
+    return _outcomes(side, link)
+
+
+@dataclass(slots=True)
+class Journal:
+    """What is read of the file that the plugin writes."""
+
+    collected: list[TestId] = field(default_factory=list)
+    outcomes: dict[TestId, Outcome] = field(default_factory=dict)
+    under_way: TestId | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Journal:
+        """Read the lines. Of a test that says more than one thing (it failed, and so did its end) the first counts."""
+        journal = cls()
+        for line in text.splitlines():
+            journal._take(json.loads(line))
+        return journal
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "collected" in entry:
+            self.collected = [TestId(name) for name in entry["collected"]]
+        elif "started" in entry:
+            self.under_way = TestId(entry["started"])
+        else:
+            self._end(TestId(entry["test"]), Outcome(_RESULTS[entry["result"]], entry["detail"]))
+
+    def _end(self, test: TestId, outcome: Outcome) -> None:
+        before = self.outcomes.get(test)
+        if before is None or before.result is Result.PASSED:
+            self.outcomes[test] = outcome
+        if self.under_way == test:
+            self.under_way = None
+
+
+def _outcomes(side: Side, module: Path) -> Iterator[tuple[TestId, Outcome]]:
+    left: list[TestId] | None = None
+    while left is None or left:
+        journal, code, told = _run(side, module, left or [])
+        if not journal.collected:
+            raise SystemExit(f"python-pkcs11's suite did not start on the {side.name} side: {told.strip()}")
+        if journal.under_way is not None:
+            result = Result.CRASHED if code < 0 else Result.HUNG
+            journal.outcomes[journal.under_way] = Outcome(result)
+        if not journal.outcomes:
+            raise SystemExit(f"python-pkcs11's suite did not go on on the {side.name} side: {told.strip()}")
+        yield from journal.outcomes.items()
+        left = [test for test in journal.collected if test not in journal.outcomes]
+
+
+def _run(side: Side, module: Path, tests: list[TestId]) -> tuple[Journal, int, str]:
+    path = side.directory / "journal"
+    path.write_text("", encoding="utf-8")
+    plugins = ["pytest_timeout", "conformance.journal"]
+    environment = {
+        **side.environment,
+        "PYTHONPATH": str(_ROOT),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PKCS11_MODULE": str(module),
+        "PKCS11_TOKEN_LABEL": LABEL,
+    }
+    if side.pins is None:
+        plugins.append("conformance.without_pins")
+    else:
+        environment |= {"PKCS11_TOKEN_PIN": side.pins.user, "PKCS11_TOKEN_SO_PIN": side.pins.so}
+    words = [sys.executable, "-m", "pytest", "-q", "-c", "pyproject.toml", "-p", "no:cacheprovider"]
+    words += [word for plugin in plugins for word in ("-p", plugin)]
+    words += ["--timeout", str(_TEST_SECONDS), "--timeout-method", "thread", OPTION, str(path)]
+    done = run([*words, *(tests or ["tests"])], environment, _SUITE, seconds=_RUN_SECONDS)
+    return Journal.read(path.read_text(encoding="utf-8")), done.code, done.told
