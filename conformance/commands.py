@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from conformance.masks import masked
 from conformance.outcomes import Outcome, Result, TestId
 from conformance.programs import HUNG, Ran
 from conformance.sides import Side
-
-Normalise = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +30,32 @@ class Step:
 
 
 def run_steps(
-    side: Side, steps: Sequence[Step], words: Mapping[str, str], normalise: Normalise
+    side: Side, steps: Sequence[Step], words: Mapping[str, str]
 ) -> Iterator[tuple[TestId, Outcome]]:
     """Run the commands in their order, whatever becomes of each."""
     for step in steps:
         ran = side.run(*shlex.split(step.command.format_map(words)))
-        yield TestId(step.test), judged(side, step, ran, normalise)
+        yield TestId(step.test), judged(side, step, ran)
 
 
-def judged(side: Side, step: Step, ran: Ran, normalise: Normalise) -> Outcome:
+def judged(side: Side, step: Step, ran: Ran) -> Outcome:
     """What a command's end and its files mean."""
-    lines = normalise(ran.told)
-    told = "\n".join(_blocks(lines)) if step.unordered else lines
+    told = masked(ran.told)
+    if step.unordered:
+        told = "\n".join(sorted(block.strip("\n") for block in re.split(r"\n(?=\S)", told)))
     result = _result(ran.code)
     if result is Result.PASSED and step.equal is not None:
-        first, second = (side.directory / name for name in step.equal)
-        if first.read_bytes() != second.read_bytes():
-            return Outcome(Result.FAILED, f"`{step.equal[0]}` is not `{step.equal[1]}`\n{told}")
+        made, wanted = step.equal
+        if _digest(side, made) != _digest(side, wanted):
+            return Outcome(Result.FAILED, f"`{made}` is not `{wanted}`\n{told}")
     if result is Result.PASSED and step.same is not None:
-        told += f"\n{step.same}: {hashlib.sha256((side.directory / step.same).read_bytes()).hexdigest()}"
+        told += f"\n{step.same}: {_digest(side, step.same)}"
     return Outcome(result, told.strip())
+
+
+def _digest(side: Side, name: str) -> str:
+    path = side.directory / name
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no such file"
 
 
 def _result(code: int) -> Result:
@@ -60,16 +64,3 @@ def _result(code: int) -> Result:
     if code < 0:
         return Result.CRASHED
     return Result.PASSED if code == 0 else Result.FAILED
-
-
-def _blocks(told: str) -> list[str]:
-    return sorted(block.strip("\n") for block in re.split(r"\n(?=\S)", told))
-
-
-# What differs from run to run: names of key material, handles, and what was drawn at random.
-_LONG_HEX: Final = re.compile(r"\b[0-9a-f]{16,}\b", re.IGNORECASE)
-
-
-def without_random(told: str) -> str:
-    """The text with long hexadecimal numbers masked."""
-    return _LONG_HEX.sub("(hex)", told)

@@ -13,7 +13,9 @@ _KEYS: Final = (
     "openssl rsa -in rsa.pem -traditional -outform DER -out rsa.der",
     "openssl ecparam -name prime256v1 -genkey -noout -outform DER -out ec.der",
     "openssl ec -in ec.der -inform DER -pubout -outform DER -out ec_public.der",
-    "openssl req -x509 -key rsa.pem -subj /CN=conformance -outform DER -out certificate.der",
+    "openssl rsa -in rsa.pem -pubout -out public.pem",
+    "openssl req -x509 -key rsa.pem -subj /CN=conformance -out certificate.pem",
+    "openssl x509 -in certificate.pem -outform DER -out certificate.der",
 )
 
 

@@ -53,7 +53,11 @@ def run(
 
 @contextlib.contextmanager
 def serving(
-    words: Sequence[str | Path], environment: Mapping[str, str], log: Path, ready: str
+    words: Sequence[str | Path],
+    environment: Mapping[str, str],
+    log: Path,
+    ready: str,
+    directory: Path | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a server until the block ends. Its output goes to `log`, except the line holding `ready`, which is awaited.
 
@@ -62,6 +66,7 @@ def serving(
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [str(word) for word in words],
+            cwd=directory,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from keyvisor_firmware.broker.answers import OWN
 from keyvisor_firmware.broker.calls import ANSWERED_BY_THE_CLIENT, CALLS
-from keyvisor_firmware.broker.chapters import OWN, not_forwarded
+from keyvisor_firmware.broker.chapters.login import not_forwarded
 from keyvisor_guest.wire.messages import DOORS
 
 _DOCS = Path(__file__).resolve().parents[1] / "docs"

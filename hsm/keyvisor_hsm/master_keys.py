@@ -14,13 +14,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, SecretKey
 from pkcs11.exceptions import NoSuchKey, PKCS11Error
 from pkcs11.mechanisms import GCMParams
-from pkcs11.types import DecryptMixin, EncryptMixin, SignMixin
 
 from keyvisor_hsm.cryptoki.module import environment
 from keyvisor_hsm.errors import HsmError, OperatorTokenError, SealBroken
@@ -40,8 +39,14 @@ _NONCE = 12
 _TAG_BITS = 128
 
 
-class _Key(SecretKey, EncryptMixin, DecryptMixin, SignMixin):
-    """For the type checkers: what python-pkcs11 makes, at run time, of a key with these uses."""
+class _Key(Protocol):
+    """What python-pkcs11 makes, at run time, of a secret key with these uses; its own types cannot say it."""
+
+    def encrypt(self, data: bytes, *, mechanism: Mechanism, mechanism_param: GCMParams) -> bytes: ...
+
+    def decrypt(self, data: bytes, *, mechanism: Mechanism, mechanism_param: GCMParams) -> bytes: ...
+
+    def sign(self, data: bytes, *, mechanism: Mechanism) -> bytes: ...
 
 
 class OperatorToken:
@@ -92,7 +97,7 @@ class OperatorToken:
             sealed = self._seal_key().encrypt(
                 plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(nonce, context, _TAG_BITS)
             )
-        return nonce + _whole(sealed)
+        return nonce + bytes(sealed)
 
     def unseal(self, sealed: bytes, context: bytes) -> bytes:
         """What was sealed for `context`. Raises SealBroken for anything else."""
@@ -107,7 +112,7 @@ class OperatorToken:
                 )
             except PKCS11Error:
                 raise SealBroken("a sealed value was changed, or belongs to another place") from None
-        return _whole(opened)
+        return bytes(opened)
 
     def close(self) -> None:
         """Log out and let the token go."""
@@ -155,11 +160,6 @@ class OperatorToken:
         template = dict.fromkeys((*all_uses, *never), False) | uses | {Attribute.SENSITIVE: True}
         key = self._session.generate_key(KeyType.AES, 256, label=label, store=True, template=template)
         return cast(_Key, key)
-
-
-def _whole(output: bytes | Iterator[bytes]) -> bytes:
-    """python-pkcs11 answers bytes with bytes; its types allow for streams too."""
-    return output if isinstance(output, bytes) else b"".join(output)
 
 
 def _own_keys(directory: Path) -> PartitionKeys:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from keyvisor_firmware.broker.chapters import ANSWERS
+from keyvisor_firmware.broker.answers import ANSWERS
 from keyvisor_firmware.broker.codec import pack_error, read_request
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Final, Literal
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from keyvisor_guest.wire.messages import APQN, GUEST_NAME, Problem, Route
@@ -24,11 +25,12 @@ def openapi(door: str, routes: tuple[Route, ...]) -> dict[str, object]:
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    messages = {message for route in routes for message in (route.body, route.answer) if message is not None}
-    ordered = sorted({*messages, Problem}, key=lambda message: message.__name__)
-    _, schemas = models_json_schema(
-        [(message, "validation") for message in ordered], ref_template="#/components/schemas/{model}"
-    )
+    messages: set[type[BaseModel]] = {Problem, *(route.answer for route in routes)}
+    messages |= {route.body for route in routes if route.body is not None}
+    wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [
+        (message, "validation") for message in sorted(messages, key=lambda message: message.__name__)
+    ]
+    _, schemas = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     return {
         "openapi": "3.1.0",
         "info": {"title": f"keyvisor, the {door}'s door", "version": _version()},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keyvisor_firmware.broker.answers import ANSWERS, OWN
 from keyvisor_firmware.broker.calls import (
     ANSWERED_BY_THE_CLIENT,
     BY_ID,
@@ -16,7 +17,6 @@ from keyvisor_firmware.broker.calls import (
     Call,
     Role,
 )
-from keyvisor_firmware.broker.chapters import ANSWERS, OWN
 from keyvisor_firmware.broker.forward import STEPS, forward
 from keyvisor_hsm.cryptoki import FUNCTIONS
 

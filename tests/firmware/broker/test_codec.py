@@ -22,7 +22,19 @@ from keyvisor_hsm.cryptoki import CKM, CKR
 from keyvisor_hsm.cryptoki.native import Attribute
 from keyvisor_hsm.cryptoki.native import Mechanism as NativeMechanism
 
-from .encoder import HANDSHAKE, PROTOCOL, CallFailed, Got, Mechanism, Needs, body, read_reply, sized, split, u32
+from .encoder import (
+    HANDSHAKE,
+    PROTOCOL,
+    CallFailed,
+    Got,
+    Mechanism,
+    Needs,
+    body,
+    read_reply,
+    sized,
+    split,
+    u32,
+)
 from .in_process import AnyFunction, Bench, NoModule
 
 OLD, NEW = Encoding.UP_TO_0_25_5, Encoding.FROM_0_25_6

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvisor_firmware.broker.state_page import MAX_HSMS, PAGE, HsmState, StatePage, map_states, state_of, word
+from keyvisor_firmware.broker.state_page import (
+    MAX_HSMS,
+    PAGE,
+    HsmState,
+    StatePage,
+    map_states,
+    state_of,
+    word,
+)
 
 
 @pytest.fixture

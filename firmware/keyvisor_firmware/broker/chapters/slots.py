@@ -1,0 +1,122 @@
+"""The chapter of slots and tokens: which HSMs there are, what they can do, when they come and go."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from keyvisor_firmware.broker.calls import Call
+from keyvisor_firmware.broker.chapters.general import MAKER, fitting, padded
+from keyvisor_firmware.broker.codec import pack_error, pack_reply
+from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.errors import Failed
+from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.slots import Slot
+from keyvisor_hsm.cryptoki import CKR
+from keyvisor_hsm.cryptoki.flags import (
+    CK_UNAVAILABLE_INFORMATION,
+    CKF_DONT_BLOCK,
+    CKF_LOGIN_REQUIRED,
+    CKF_PROTECTED_AUTHENTICATION_PATH,
+    CKF_REMOVABLE_DEVICE,
+    CKF_RNG,
+    CKF_RW_SESSION,
+    CKF_TOKEN_INITIALIZED,
+    CKF_TOKEN_PRESENT,
+    CKF_USER_PIN_INITIALIZED,
+)
+from keyvisor_hsm.cryptoki.native import Ulongs
+
+_TOKEN_FLAGS: Final = (
+    CKF_RNG
+    | CKF_LOGIN_REQUIRED
+    | CKF_USER_PIN_INITIALIZED
+    | CKF_TOKEN_INITIALIZED
+    | CKF_PROTECTED_AUTHENTICATION_PATH
+)
+
+
+def c_get_slot_list(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """The HSMs attached to the guest, in APQN order; with tokenPresent those that are bound."""
+    token_present, room = values
+    ids = sorted(id_ for id_, slot in list(connection.slots.items()) if not token_present or slot.present())
+    return pack_reply(call, fitting(ids, room))
+
+
+def c_get_slot_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """What is known of an attached HSM, bound or not."""
+    slot = connection.slot(values[0])
+    about = slot.description
+    flags = CKF_REMOVABLE_DEVICE | (CKF_TOKEN_PRESENT if slot.present() else 0)
+    description = padded(f"keyvisor HSM {about.apqn} ({about.generation}, {about.mode})", 64)
+    return pack_reply(call, description, MAKER, flags, (_hardware(slot), 0), about.firmware)
+
+
+def c_get_token_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """The token of a bound HSM: its label is the APQN, its serial number the card's."""
+    slot = connection.slot(values[0])
+    slot.admit(call)
+    about = slot.description
+    unknown = CK_UNAVAILABLE_INFORMATION
+    return pack_reply(
+        call,
+        padded(about.apqn, 32),
+        MAKER,
+        padded(f"{about.generation} {about.mode}", 16),
+        padded(about.serial, 16),
+        _TOKEN_FLAGS,
+        0,  # ulMaxSessionCount: effectively infinite
+        len(connection.handles.on_slot(slot)),
+        0,  # ulMaxRwSessionCount: effectively infinite
+        sum(1 for session in connection.handles.on_slot(slot) if session.flags & CKF_RW_SESSION),
+        255,  # ulMaxPinLen
+        0,  # ulMinPinLen
+        *(unknown, unknown, unknown, unknown),
+        (_hardware(slot), 0),
+        about.firmware,
+        b" " * 16,
+    )
+
+
+def c_get_mechanism_list(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """What the module behind a bound HSM can do."""
+    slot_id, room = values
+    grant = connection.slot(slot_id).admit(call)
+    return pack_reply(call, fitting(list(_mechanisms(grant.keys)), room))
+
+
+def c_get_mechanism_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """Sizes and flags of one mechanism."""
+    slot_id, mechanism = values
+    grant = connection.slot(slot_id).admit(call)
+    info = _mechanisms(grant.keys).get(mechanism)
+    if info is None:
+        return pack_error(CKR.MECHANISM_INVALID)
+    return pack_reply(call, *info)
+
+
+def _mechanisms(keys: KeyStore) -> dict[int, tuple[int, int, int]]:
+    """The module's mechanisms with their info, asked once: they cannot change."""
+    if not keys.mechanisms:
+        count = Ulongs(1)
+        keys.call["C_GetMechanismList"](keys.slot, 0, count.address)
+        types = Ulongs(count[0])
+        if rv := keys.call["C_GetMechanismList"](keys.slot, types.address, count.address):
+            raise Failed(CKR.DEVICE_ERROR, f"the HSM lists no mechanisms ({rv:#x})")
+        found = {}
+        for type_ in types.values(count[0]):
+            info = Ulongs(3)
+            if keys.call["C_GetMechanismInfo"](keys.slot, type_, info.address) == CKR.OK:
+                found[type_] = (info[0], info[1], info[2])
+        keys.mechanisms = found
+    return keys.mechanisms
+
+
+def c_wait_for_slot_event(_connection: Connection, _call: Call, values: tuple[Any, ...]) -> bytes:
+    """There is never an event to tell without waiting, and waiting would hold up the connection."""
+    if values[0] & CKF_DONT_BLOCK:
+        return pack_error(CKR.NO_EVENT)
+    return pack_error(CKR.FUNCTION_NOT_SUPPORTED)
+
+
+def _hardware(slot: Slot) -> int:
+    return int(slot.description.generation.removeprefix("CEX") or 0)
