@@ -1,5 +1,5 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
@@ -11,6 +11,10 @@ demo: setup
 test: setup
 	@$(V)/python -m pytest $(ARGS)
 
+# One target under atheris, where it is installed: make fuzz ARGS="gate -max_total_time=600"
+fuzz: setup
+	@$(V)/python -m tests.fuzz.atheris_targets $(ARGS)
+
 lint: setup
 	@$(V)/ruff check .
 	@$(V)/ruff format --check .
@@ -20,6 +24,10 @@ lint: setup
 
 bench: setup
 	@$(V)/python bench/bench.py $(ARGS)
+
+conformance: setup
+	@./scripts/conformance_packages.sh
+	@$(V)/python -m conformance
 
 docs: setup
 	@$(V)/python scripts/make_docs.py

@@ -1,7 +1,7 @@
 """The broker's side: a firmware daemon of its own, and for every suite a guest whose HSM is associated.
 
-Each guest has an association secret of its own, so that it meets an empty key partition. PINs are set where the
-broker lets a guest set them.
+Each guest has an association secret of its own, so that it meets an empty key partition, in which PINs are
+set as an application would.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from conformance.programs import Ran, clean_environment, serving
+from conformance.programs import clean_environment, serving
 from conformance.sides import BROKER, LABEL, PINS, Side
 from keyvisor_guest import Guest, Host, Owner, stock_client
 from keyvisor_guest.owner import measure
@@ -58,7 +57,8 @@ class Firmware:
             work.mkdir()
             leading = {stock_client.ADDRESS_VARIABLE: stock_client.address(pkcs11_socket(self._state, name))}
             side = Side(BROKER, work, clean_environment(**leading), stock_client.find())
-            yield with_pins(side)
+            set_pins(side)
+            yield side
         finally:
             self._host.stop(name)
 
@@ -73,21 +73,14 @@ class Firmware:
         guest.bind(_SPARE)
 
 
-def with_pins(side: Side) -> Side:
-    """The side with PINs set as an application would; the side as it is where the broker takes none.
-
-    Raises SystemExit where it does something else with them.
-    """
+def set_pins(side: Side) -> None:
+    """Make the side's token anew with pkcs11-tool, and set PINS. Raises SystemExit where that fails."""
     tool = ("pkcs11-tool", "--module", side.client, "--token-label", LABEL)
-    made = side.run(*tool, "--init-token", "--label", LABEL, "--so-pin", PINS.so)
-    if "CKR_FUNCTION_NOT_SUPPORTED" in made.told:
-        return side
-    _require(made)
     so = ("--login", "--login-type", "so", "--so-pin", PINS.so)
-    _require(side.run(*tool, *so, "--init-pin", "--new-pin", PINS.user))
-    return replace(side, pins=PINS)
-
-
-def _require(ran: Ran) -> None:
-    if ran.code:
-        raise SystemExit(f"the broker's token took no PINs: {ran.told.strip()}")
+    for words in (
+        ("--init-token", "--label", LABEL, "--so-pin", PINS.so),
+        (*so, "--init-pin", "--new-pin", PINS.user),
+    ):
+        ran = side.run(*tool, *words)
+        if ran.code:
+            raise SystemExit(f"the {side.name} side's token took no PINs: {ran.told.strip()}")

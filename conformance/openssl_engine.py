@@ -13,7 +13,7 @@ from conformance.commands import Step, run_steps
 from conformance.masks import masked
 from conformance.outcomes import Outcome, Result, TestId
 from conformance.programs import serving
-from conformance.sides import LABEL, Side
+from conformance.sides import LABEL, PINS, Side
 
 _PSS: Final = "-sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest"
 _TOOL_STEPS: Final = (
@@ -86,25 +86,32 @@ def commands(side: Side) -> Iterator[tuple[TestId, Outcome]]:
 
 
 def _words(side: Side) -> dict[str, str]:
-    pins = side.pins
     return {
         "tool": f"pkcs11-tool --module {side.client} --token-label {LABEL}",
-        "login": "--login" if pins is None else f"--login --pin {pins.user}",
-        **{key: f"'{_uri(side, key)}'" for key in (*_KEYS, "none")},
+        "login": f"--login --pin {PINS.user}",
+        **{key: f"'{_uri(key)}'" for key in (*_KEYS, "none")},
     }
 
 
-def _uri(side: Side, key: str) -> str:
-    pin = "" if side.pins is None else f"?pin-value={side.pins.user}"
-    return f"pkcs11:token={LABEL};object={key};type=private{pin}"
+def _uri(key: str) -> str:
+    return f"pkcs11:token={LABEL};object={key};type=private?pin-value={PINS.user}"
 
 
 def _serve(side: Side, handshake: Handshake) -> Outcome:
     """A server whose key is in the HSM, a client that trusts its certificate, connects, and reads the server's page."""
     port = _free_port()
-    key = ("-engine", "pkcs11", "-keyform", "engine", "-key", _uri(side, handshake.key))
-    server = ("openssl", "s_server", *key, "-cert", f"{handshake.key}.crt", "-accept", str(port), "-www")
-    client = ("openssl", "s_client", "-connect", f"localhost:{port}", "-CAfile", f"{handshake.key}.crt")
+    key = ("-engine", "pkcs11", "-keyform", "engine", "-key", _uri(handshake.key))
+    server = (
+        "openssl",
+        "s_server",
+        *key,
+        "-cert",
+        f"{handshake.key}.crt",
+        "-accept",
+        f"127.0.0.1:{port}",
+        "-www",
+    )
+    client = ("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", f"{handshake.key}.crt")
     wanted = (f"-tls{handshake.version}", "-verify_return_error", "-verify_hostname", "localhost", "-ign_eof")
     log = side.directory / f"server-{handshake.key}-{handshake.version}"
     with contextlib.ExitStack() as stack:
@@ -137,6 +144,6 @@ def _judged(code: int, told: str, log: Path) -> Outcome:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("localhost", 0))
+        probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port

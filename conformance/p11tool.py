@@ -8,8 +8,7 @@ from typing import Final
 
 from conformance.commands import Step, run_steps
 from conformance.outcomes import Outcome, TestId
-from conformance.sides import LABEL, Side
-
+from conformance.sides import LABEL, PINS, Side
 
 STEPS: Final = (
     Step("--list-tokens", "{tool} --list-tokens"),
@@ -50,12 +49,19 @@ STEPS: Final = (
     Step("--set-id", "{tool} --login --set-id 09 {token}';object=d;type=cert'"),
     Step("--delete", "{tool} --login --delete {token}';object=d'"),
     Step("--list-all in the end", "{tool} --login --list-all {token}", unordered=True),
+    Step("--initialize", "{tool} --initialize --label {label} {token}"),
+    Step("--list-all after it", "{tool} --list-all {token}"),
+    Step("--initialize-pin", "{tool} --initialize-pin {token}"),
+    Step("--list-all with the new PIN", "{tool} --login --list-all {token}"),
 )
 
 
 def commands(side: Side) -> Iterator[tuple[TestId, Outcome]]:
     """What a user does. GnuTLS takes the PIN from the environment."""
-    if side.pins is not None:
-        side = replace(side, environment={**side.environment, "GNUTLS_PIN": side.pins.user})
-    words = {"tool": f"p11tool --batch --provider {side.client}", "token": f"pkcs11:token={LABEL}"}
+    side = replace(side, environment={**side.environment, "GNUTLS_PIN": PINS.user, "GNUTLS_SO_PIN": PINS.so})
+    words = {
+        "tool": f"p11tool --batch --provider {side.client}",
+        "token": f"pkcs11:token={LABEL}",
+        "label": LABEL,
+    }
     return run_steps(side, STEPS, words)

@@ -152,19 +152,20 @@ STEPS: Final = (
     Step("objects in the end", "{tool} {login} -O", unordered=True),
     # logins and PINs
     Step("wrong PIN", "{tool} --login --pin 9999 -O"),
-    Step("PIN changed", "{tool} {login} --session-rw --change-pin --new-pin 1111"),
-    Step("PIN changed back", "{tool} --login --pin 1111 --session-rw --change-pin --new-pin {pin}"),
-    Step(
-        "PIN set by the security officer",
-        "{tool} --login --login-type so --so-pin {so} --init-pin --new-pin {pin}",
-    ),
-    Step(
-        "wrong PIN of the security officer",
-        "{tool} --login --login-type so --so-pin 9999 --init-pin --new-pin {pin}",
-    ),
-    Step("token made anew", "{tool} --init-token --label {label} --so-pin {so}"),
+    Step("PIN changed", "{tool} {login} --change-pin --new-pin 1111"),
+    Step("old PIN", "{tool} {login} -O"),
+    Step("PIN changed back", "{tool} --login --pin 1111 --change-pin --new-pin {pin}"),
+    Step("PIN changed to a short one", "{tool} {login} --change-pin --new-pin 12"),
+    Step("PIN set by the security officer", "{tool} {so_login} {so} --init-pin --new-pin {pin}"),
+    Step("PIN of the security officer, changed", "{tool} {so_login} {so} --change-pin --new-pin 8765"),
+    Step("PIN of the security officer, old", "{tool} {so_login} {so} --init-pin --new-pin {pin}"),
+    Step("PIN of the security officer, changed back", "{tool} {so_login} 8765 --change-pin --new-pin {so}"),
     Step("token made anew with a wrong PIN", "{tool} --init-token --label {label} --so-pin 9999"),
+    Step("token made anew", "{tool} --init-token --label {label} --so-pin {so}"),
     Step("objects of the new token", "{tool} -O"),
+    Step("PIN before one is set", "{tool} {login} -O"),
+    Step("PIN set on the new token", "{tool} {so_login} {so} --init-pin --new-pin {pin}"),
+    Step("objects of the new token with a login", "{tool} {login} -O"),
 )
 
 OWN_TESTS: Final = (
@@ -188,7 +189,7 @@ def own_tests(side: Side) -> Iterator[tuple[TestId, Outcome]]:
 
 
 def _words(side: Side) -> dict[str, str]:
-    login = "--login" if side.pins is None else f"--login --pin {side.pins.user}"
+    login = f"--login --pin {PINS.user}"
     tool = f"pkcs11-tool --module {side.client} --token-label {LABEL}"
     return {
         "tool": tool,
@@ -196,6 +197,7 @@ def _words(side: Side) -> dict[str, str]:
         "label": LABEL,
         "pin": PINS.user,
         "so": PINS.so,
+        "so_login": "--login --login-type so --so-pin",
         "encrypt": "openssl pkeyutl -encrypt -pubin -inkey public -keyform DER -in digest",
         "oaep": f"{tool} {login} --decrypt -m RSA-PKCS-OAEP",
     }

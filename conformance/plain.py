@@ -31,4 +31,4 @@ def plain_side(directory: Path) -> Iterator[Side]:
     serve = ("p11-kit", "server", "-f", "-n", socket, "--provider", softhsm, "pkcs11:")
     with serving(serve, environment, directory / "server.log", stock_client.ADDRESS_VARIABLE):
         leading = {stock_client.ADDRESS_VARIABLE: stock_client.address(socket)}
-        yield Side(PLAIN, work, {**environment, **leading}, stock_client.find(), PINS)
+        yield Side(PLAIN, work, {**environment, **leading}, stock_client.find())

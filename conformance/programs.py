@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ HUNG: Final = -1000  # instead of an exit code; signals are -1 to -64
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a program did: its exit code (a signal's number negated, HUNG for too long), and all that it printed."""
+    """What a program did: its exit code (a signal's number negated, HUNG for too long), and all that it printed.
+
+    Standard error stands behind standard output: as they come, a line of one would cut through a line of the other.
+    """
 
     code: int
     told: str
@@ -38,17 +42,20 @@ def run(
         env=dict(environment),
         stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
     )
+    hung = False
     try:
-        told, _ = process.communicate(given, seconds)
+        output, errors = process.communicate(given, seconds)
     except subprocess.TimeoutExpired:
+        hung = True
         _kill(process)
-        return Ran(HUNG, process.communicate()[0])
-    return Ran(process.returncode, told)
+        output, errors = process.communicate()
+    told = "\n".join(part for part in (output.rstrip("\n"), errors.rstrip("\n")) if part)
+    return Ran(HUNG if hung else process.returncode, told)
 
 
 @contextlib.contextmanager
@@ -61,7 +68,7 @@ def serving(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a server until the block ends. Its output goes to `log`, except the line holding `ready`, which is awaited.
 
-    Raises SystemExit with the log where the server ends before it says so.
+    Raises SystemExit with the log where the server ends before it says so; one that takes too long is ended.
     """
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
@@ -75,11 +82,16 @@ def serving(
             start_new_session=True,
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
+        watchdog = threading.Timer(SECONDS, _kill, [process])
+        watchdog.start()
         try:
-            if not any(ready in line for line in process.stdout):
+            started = any(ready in line for line in process.stdout)
+            watchdog.cancel()
+            if not started:
                 raise SystemExit(f"`{words[0]}` did not start: {log.read_text(encoding='utf-8').strip()}")
             yield process
         finally:
+            watchdog.cancel()
             process.terminate()
             try:
                 process.communicate(timeout=SECONDS)

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from conformance.journal import OPTION
 from conformance.outcomes import Outcome, Result, TestId
-from conformance.programs import run
-from conformance.sides import LABEL, Side
+from conformance.programs import HUNG, run
+from conformance.sides import LABEL, PINS, Side
 
 RELEASE: Final = version("python-pkcs11")
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -74,6 +74,11 @@ class Journal:
             self.under_way = None
 
 
+def ended(code: int) -> Result:
+    """How the test ended that was under way when the process ended: a signal killed it, or it took too long."""
+    return Result.CRASHED if code < 0 and code != HUNG else Result.HUNG
+
+
 def _outcomes(side: Side, module: Path, wanted: list[TestId]) -> Iterator[tuple[TestId, Outcome]]:
     """What the tests did, all where none are named. After one that took the process along, those that are left run."""
     left: list[TestId] | None = None
@@ -82,8 +87,7 @@ def _outcomes(side: Side, module: Path, wanted: list[TestId]) -> Iterator[tuple[
         if not journal.collected:
             raise SystemExit(f"python-pkcs11's suite did not start on the {side.name} side: {told.strip()}")
         if journal.under_way is not None:
-            result = Result.CRASHED if code < 0 else Result.HUNG
-            journal.outcomes[journal.under_way] = Outcome(result)
+            journal.outcomes[journal.under_way] = Outcome(ended(code))
         if not journal.outcomes:
             raise SystemExit(f"python-pkcs11's suite did not go on on the {side.name} side: {told.strip()}")
         yield from journal.outcomes.items()
@@ -93,20 +97,17 @@ def _outcomes(side: Side, module: Path, wanted: list[TestId]) -> Iterator[tuple[
 def _run(side: Side, module: Path, tests: list[TestId]) -> tuple[Journal, int, str]:
     path = side.directory / "journal"
     path.write_text("", encoding="utf-8")
-    plugins = ["pytest_timeout", "conformance.journal"]
     environment = {
         **side.environment,
         "PYTHONPATH": str(_ROOT),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PKCS11_MODULE": str(module),
         "PKCS11_TOKEN_LABEL": LABEL,
+        "PKCS11_TOKEN_PIN": PINS.user,
+        "PKCS11_TOKEN_SO_PIN": PINS.so,
     }
-    if side.pins is None:
-        plugins.append("conformance.without_pins")
-    else:
-        environment |= {"PKCS11_TOKEN_PIN": side.pins.user, "PKCS11_TOKEN_SO_PIN": side.pins.so}
     words = [sys.executable, "-m", "pytest", "-q", "-c", "pyproject.toml", "-p", "no:cacheprovider"]
-    words += [word for plugin in plugins for word in ("-p", plugin)]
+    words += ["-p", "pytest_timeout", "-p", "conformance.journal"]
     words += ["--timeout", str(_TEST_SECONDS), "--timeout-method", "thread", OPTION, str(path)]
-    done = run([*words, *(tests or ["tests"])], environment, _SUITE, seconds=_RUN_SECONDS)
+    done = run([*words, *(tests or ("tests",))], environment, _SUITE, seconds=_RUN_SECONDS)
     return Journal.read(path.read_text(encoding="utf-8")), done.code, done.told

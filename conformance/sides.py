@@ -16,18 +16,18 @@ BROKER: Final = "broker"
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """The PINs of a token that lives as long as one suite."""
+    """A token's PINs."""
 
     user: str
     so: str
 
 
-PINS: Final = Pins("1234", "5678")
+PINS: Final = Pins("1234", "5678")  # of either token, which live as long as one suite
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A fresh token. `directory` is for the programs' files; `pins` is None where the token takes none.
+    """A fresh token, its label LABEL and its PINs PINS. `directory` is for the programs' files.
 
     `environment` leads the stock client, whose path is `client`, to the token.
     """
@@ -36,7 +36,6 @@ class Side:
     directory: Path
     environment: Mapping[str, str] = field(repr=False)
     client: Path
-    pins: Pins | None = None
 
     def run(self, *words: str | Path, seconds: float = 60.0, given: str | None = None) -> Ran:
         """Run a program on this token."""

@@ -52,7 +52,8 @@ SUITES: Final = (
     Suite(
         P11TOOL,
         "gnutls",
-        "`--list-all`, before and after GnuTLS has made, imported, used, renamed and deleted objects.",
+        "`--list-all`, before and after GnuTLS has made, imported, used, renamed and deleted objects; making the token "
+        "anew.",
         p11tool.commands,
     ),
     Suite(

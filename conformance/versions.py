@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from conformance.programs import clean_environment, run
 from conformance.python_pkcs11 import RELEASE
 
-_PROGRAMS: Final = {
-    "SoftHSM": "softhsm2-util --version",
-    "p11-kit": "p11-kit --version",
-    "OpenSC": "opensc-tool --version",
-    "GnuTLS": "p11tool --version",
-    "OpenSSL": "openssl version",
+# The system packages that take part, and what their programs are called here.
+_PACKAGES: Final = {
+    "softhsm2": "SoftHSM",
+    "p11-kit-modules": "p11-kit's client",
+    "p11-kit": "p11-kit server",
+    "opensc": "OpenSC (pkcs11-tool)",
+    "gnutls-bin": "GnuTLS (p11tool)",
+    "openssl": "OpenSSL",
+    "libengine-pkcs11-openssl": "its engine",
 }
-_NUMBER: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
 
 
 def versions() -> dict[str, str]:
-    """Name and release of each program and library that takes part."""
+    """Name and upstream release of each program that takes part."""
     found = {"python-pkcs11": RELEASE}
-    with tempfile.TemporaryDirectory() as name:
-        for program, command in _PROGRAMS.items():
-            match = _NUMBER.search(run(command.split(), clean_environment(), Path(name)).told)
-            found[program] = match[0] if match else "of unknown release"
+    for package, name in _PACKAGES.items():
+        query = ("dpkg-query", "-W", "-f", "${Version}", package)
+        told = run(query, clean_environment(), Path.cwd()).told
+        found[name] = told.rpartition("-")[0] or told
     return found

@@ -24,7 +24,7 @@ def _generated() -> dict[str, str]:
     return {name: make() for name, make in module.PAGES.items()}
 
 
-@pytest.mark.parametrize("name", ["calls.md", "doors.md"])
+@pytest.mark.parametrize("name", ["calls.md", "doors.md", "mechanisms.md"])
 def test_generated_pages_are_what_make_docs_writes(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == _generated()[name]
 
@@ -51,7 +51,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 def test_the_readme_names_only_verbs_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"keyvisor ([a-z]+)", "\n".join(re.findall(r"`[^`]+`|^    .*$", text, re.MULTILINE))))
+    named = set(
+        re.findall(r"keyvisor ([a-z]+)", "\n".join(re.findall(r"`[^`]+`|^    .*$", text, re.MULTILINE)))
+    )
     assert named <= set(VERBS)
 
 
@@ -67,3 +69,16 @@ def test_every_dependency_has_its_line() -> None:
 def test_pins_carry_no_address() -> None:
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+", line), line
+
+
+def test_every_sentence_on_security_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    there = set(re.findall(r"def (test_\w+)", tests))
+    protected = text.split("## Not protected")[0]
+    sentences = [line for line in protected.splitlines() if line.startswith("- ")]
+    assert len(sentences) > 25
+    for sentence in sentences:
+        named = re.findall(r"`(test_\w+)`", sentence)
+        assert named, sentence
+        assert set(named) <= there, sentence

@@ -6,16 +6,19 @@ nothing: it reads, checks and says everything that is wrong at once.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
 
+from keyvisor_firmware.broker import limits as broker
 from keyvisor_firmware.broker.state_page import MAX_HSMS
 from keyvisor_firmware.errors import ConfigInvalid
+from keyvisor_guest.wire.names import GUEST_NAME
 from keyvisor_hsm.cards import SERIAL_LENGTH, Card, Domain, Generation, Inventory, Mode
 from keyvisor_policy.errors import DocumentError, Finding
 from keyvisor_policy.strict_yaml import (
@@ -91,12 +94,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The configuration. `module` is None where SoftHSM is to be looked for."""
+    """The configuration. `module` is None where SoftHSM is to be looked for.
+
+    `broker_limits` hold for the applications of every guest that `guest_broker_limits` does not name.
+    """
 
     module: Path | None = None
     cards: tuple[Card, ...] = DEFAULT_CARDS
     gate_idle_seconds: int = 60
     limits: Limits = Limits()
+    broker_limits: broker.Limits = broker.DEFAULTS
+    guest_broker_limits: Mapping[str, broker.Limits] = field(default_factory=dict)
 
     @property
     def inventory(self) -> Inventory:
@@ -221,12 +229,46 @@ class _Limits(StrictModel):
     audit_entries: Annotated[Integer, Field(ge=1, le=100_000)] = Limits().audit_entries
 
 
+def _number(least: int, most: int) -> object:
+    return Field(ge=least, le=most)
+
+
+class _GuestBrokerLimits(StrictModel):
+    frame_options: Annotated[Integer, _number(64, 1 << 20)] = broker.DEFAULTS.frame_options
+    frame_body: Annotated[Integer, _number(1 << 10, 1 << 28)] = broker.DEFAULTS.frame_body
+    frame_seconds: Annotated[Integer, _number(1, 3600)] = int(broker.DEFAULTS.frame_seconds)
+    attributes: Annotated[Integer, _number(1, 1 << 16)] = broker.DEFAULTS.attributes
+    nesting: Annotated[Integer, _number(0, 16)] = broker.DEFAULTS.nesting
+    mechanisms: Annotated[Integer, _number(1, 1 << 16)] = broker.DEFAULTS.mechanisms
+    output: Annotated[Integer, _number(1 << 10, 1 << 28)] = broker.DEFAULTS.output
+    attribute_output: Annotated[Integer, _number(1 << 10, 1 << 24)] = broker.DEFAULTS.attribute_output
+    found_objects: Annotated[Integer, _number(1, 1 << 16)] = broker.DEFAULTS.found_objects
+    connections: Annotated[Integer, _number(1, 1 << 16)] = broker.DEFAULTS.connections
+    sessions: Annotated[Integer, _number(1, 1 << 16)] = broker.DEFAULTS.sessions
+    objects: Annotated[Integer, _number(1, 1 << 24)] = broker.DEFAULTS.objects
+    partition_objects: Annotated[Integer, _number(1, 1 << 24)] = broker.DEFAULTS.partition_objects
+    operations_in_flight: Annotated[Integer, _number(1, 64)] = broker.DEFAULTS.operations_in_flight
+
+
+class _BrokerLimits(_GuestBrokerLimits):
+    guests: dict[str, _GuestBrokerLimits] = Field(default_factory=dict)
+
+    def for_all(self) -> broker.Limits:
+        return broker.Limits(**self.model_dump(exclude={"guests"}))
+
+    def for_guests(self) -> Mapping[str, broker.Limits]:
+        """What a guest's entry leaves out is as for all."""
+        own = {name: guest.model_dump(exclude_unset=True) for name, guest in self.guests.items()}
+        return {name: dataclasses.replace(self.for_all(), **said) for name, said in own.items()}
+
+
 class _File(StrictModel):
     version: Annotated[str, one_of("1")]
     module: Annotated[Path | None, from_text(_module)] = None
     cards: Annotated[list[_Card], Field(max_length=MAX_CARDS)] | None = None
     gate: _Gate = _Gate()
     limits: _Limits = _Limits()
+    broker_limits: _BrokerLimits = _BrokerLimits()
 
     def config(self) -> Config:
         return Config(
@@ -234,6 +276,8 @@ class _File(StrictModel):
             cards=DEFAULT_CARDS if self.cards is None else tuple(card.card() for card in self.cards),
             gate_idle_seconds=self.gate.idle_seconds,
             limits=Limits(**self.limits.model_dump()),
+            broker_limits=self.broker_limits.for_all(),
+            guest_broker_limits=self.broker_limits.for_guests(),
         )
 
 
@@ -247,6 +291,9 @@ def _contradictions(document: Document, file: _File) -> Iterator[Finding]:
             yield document.finding(("cards", at, "number"), f"card `{card.number:02x}` is there twice")
         cards.add(card.number)
         yield from _card_contradictions(document, at, card)
+    for name in file.broker_limits.guests:
+        if re.fullmatch(GUEST_NAME, name) is None:
+            yield document.finding(("broker_limits", "guests", name), f"`{name}` is no guest's name")
 
 
 def _card_contradictions(document: Document, at: int, card: _Card) -> Iterator[Finding]:

@@ -70,6 +70,8 @@ def _firmware(
             partitions=directory.partitions,
             module=module,
             idle_seconds=config.gate_idle_seconds,
+            limits=config.broker_limits,
+            guest_limits=config.guest_broker_limits,
         ),
         host_key=key,
         secret_stores=SecretStores(token, key, config.limits.association_secrets),

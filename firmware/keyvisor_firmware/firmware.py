@@ -17,15 +17,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from keyvisor_firmware.association.commands import Associations, Work
+from keyvisor_firmware.association.commands import Associations, Work, require_attached
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
+from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.association.policies import read
+from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
-from keyvisor_firmware.errors import AssociationFailed, Conflict, Malformed, NotFound, RowTaken
+from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
 from keyvisor_firmware.guests.host_key import HostKey
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.measuring import new_instance
@@ -35,9 +37,10 @@ from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.secrets import Entry, SecretStore
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Binding, Event, PolicyRow, Records
-from keyvisor_firmware.views import GuestView, HsmView, PlanStep, RefusalView
+from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, UnknownHsm
+from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_policy import Policy
 
 
@@ -215,6 +218,24 @@ class Firmware:
             except AssociationFailed:
                 self._record_failure(instance, apqn)
                 raise
+
+    def mechanisms(self, instance: InstanceId, apqn: Apqn) -> tuple[MechanismView, ...]:
+        """What the guest can do with a bound HSM. Raises ApError: 01 not attached, 0b not bound, 30 the gate cannot tell."""
+        with self._commands.reading() as records:
+            guest = self._guests.of(instance)
+            require_attached(records, guest, apqn)
+            held = records.bindings(instance).get(apqn)
+            if held is None or held.state not in (State.BOUND, State.ASSOCIATED):
+                raise ApError(
+                    ApCode.NOT_BOUND,
+                    f"HSM {apqn} tells its mechanisms to a guest that has bound it: bind it first",
+                )
+            try:
+                found = guest.gate.mechanisms(apqn)
+            except PartitionUnusable as error:
+                raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
+        # A policy has no control points for mechanisms, so it allows each.
+        return tuple(MechanismView(one, allowed=True) for one in found)
 
     def list_secrets(self, instance: InstanceId) -> tuple[tuple[Entry, ...], bool]:
         """The entries of the guest's store, and whether it is locked."""

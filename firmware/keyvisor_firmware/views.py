@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from keyvisor_firmware.association.gates import RefusedCall
+from keyvisor_firmware.association.gates import Mechanism, RefusedCall
 from keyvisor_firmware.association.machine import State
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData
@@ -31,6 +31,14 @@ class HsmView:
     state: State = State.UNBOUND
     secret_id: SecretId | None = None
     holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MechanismView:
+    """A mechanism of the module behind an HSM. `allowed`: whether policy lets the guest use it."""
+
+    mechanism: Mechanism
+    allowed: bool
 
 
 @dataclass(frozen=True, slots=True)

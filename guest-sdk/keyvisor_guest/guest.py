@@ -67,6 +67,13 @@ class Guest:
         body = messages.Associate(secret=secret_name)
         return self._door.call("associate", messages.Hsm, body, apqn=apqn_text(apqn))
 
+    def mechanisms(self, apqn: str) -> list[messages.Mechanism]:
+        """What the module behind a bound HSM can do, by type.
+
+        What the installed client lets through of it: `client_release`.
+        """
+        return self._door.call("mechanisms", messages.MechanismList, apqn=apqn_text(apqn)).mechanisms
+
     def apply(
         self,
         policy: Policy | Path | str,

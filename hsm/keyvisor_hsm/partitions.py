@@ -17,6 +17,7 @@ from keyvisor_hsm.cryptoki.flags import (
     CKF_SERIAL_SESSION,
     CKF_TOKEN_INITIALIZED,
     CKF_USER_PIN_INITIALIZED,
+    CKU_CONTEXT_SPECIFIC,
     CKU_SO,
     CKU_USER,
 )
@@ -53,9 +54,11 @@ class Partition:
     `module` and `slot` are what its callers work with; they open sessions of their own.
     """
 
-    def __init__(self, module: Module, slot: int) -> None:
+    def __init__(self, module: Module, slot: int, directory: Path, keys: PartitionKeys) -> None:
         self.module = module
         self.slot = slot
+        self.directory = directory
+        self._keys = keys
 
     @classmethod
     def open(cls, directory: Path, keys: PartitionKeys, library: Path) -> Partition:
@@ -65,7 +68,7 @@ class Partition:
         process that initialises at that moment sees no token (pkcs11-rpc.md, 12.4).
         """
         try:
-            with _exclusive(directory):
+            with exclusive(directory):
                 module = Module.load_private(library)
                 try:
                     module.initialize({"SOFTHSM2_CONF": str(_configured(directory))})
@@ -76,7 +79,15 @@ class Partition:
                     raise
         except (HsmError, OSError) as error:
             raise PartitionUnusable(f"a key partition does not open: {error}") from None
-        return cls(module, slot)
+        return cls(module, slot, directory, keys)
+
+    def authenticate(self, session: int) -> None:
+        """Answer a key that wants a login before each use (CKA_ALWAYS_AUTHENTICATE), for what `session` has begun.
+
+        Raises ModuleRefused. SoftHSM rewrites the token's file here as at a login.
+        """
+        with exclusive(self.directory):
+            _login(self.module, session, CKU_CONTEXT_SPECIFIC, self._keys.user_pin)
 
     def close(self) -> None:
         """End the instance. No call may be inside the module any more."""
@@ -91,7 +102,8 @@ def open_session(module: Module, slot: int, flags: int = _RW) -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path) -> Iterator[None]:
+    """Keep every other process, and every other thread, from changing the partition in `directory`. Raises OSError."""
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -59,11 +59,12 @@ class World:
 
     # --- the daemon
 
-    def up(self) -> None:
+    def up(self, config: Path | None = None) -> None:
         """Start the daemon and wait until it says that it is ready."""
+        options = [] if config is None else ["--config", str(config)]
         with (self.directory / "daemon.log").open("a") as log:
             self.daemon = subprocess.Popen(
-                ["keyvisor", "up"],
+                ["keyvisor", "up", *options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -124,9 +124,5 @@ def test_certificates(world: World, tmp_path: Path) -> None:
     assert _read(world, "read") == _read(world, "certificate.der")
 
 
-def test_pins_are_not_served_yet_and_say_so_at_once(world: World) -> None:
-    init = ("--init-token", "--label", "new", "--so-pin", "12345678")
-    assert "CKR_FUNCTION_NOT_SUPPORTED" in world.tool("payments", *init).refused()
-    change = ("--login", "--change-pin", "--new-pin", "1234")
-    assert "CKR_FUNCTION_NOT_SUPPORTED" in world.tool("payments", *change).refused()
+def test_where_no_pin_is_set_none_must_be_given(world: World) -> None:
     assert "CKR_PIN_INCORRECT" in world.tool("payments", "--login", "--pin", "1234", "-O").refused()

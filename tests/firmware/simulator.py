@@ -7,6 +7,7 @@ nothing passes any more once it is unbound. A crash takes all gates with it, as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
@@ -32,6 +33,15 @@ class Call:
     reason: str
 
 
+class Mechanism(NamedTuple):
+    """What the module behind every HSM can do."""
+
+    type: int
+    min_key_size: int
+    max_key_size: int
+    flags: int
+
+
 @dataclass
 class Gates:
     """Makes simulated gates. `grants` is what passes now: per guest and APQN None, "bound", or a partition's name."""
@@ -41,6 +51,7 @@ class Gates:
     refused: dict[str, list[Call]] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)  # APQNs whose partition does not open
     waited: dict[str, bool] = field(default_factory=dict)  # per APQN, how the last association was asked for
+    mechanisms: tuple[Mechanism, ...] = (Mechanism(0x1041, 112, 521, 0x2800), Mechanism(0x80000123, 0, 0, 1))
     dead: bool = False
     _countdown: int | None = None
     _how: str = ""
@@ -112,6 +123,12 @@ class Gate:
 
     def unbind(self, apqn: Apqn) -> None:
         self._tell("unbind", apqn, lambda: self._grant(apqn, None))
+
+    def mechanisms(self, apqn: Apqn) -> tuple[Mechanism, ...]:
+        if str(apqn) in self.gates.unusable:
+            raise PartitionUnusable(f"the gate is not ready for HSM {apqn}")
+        assert self._granted[str(apqn)] is not None, "only a bound HSM tells"
+        return self.gates.mechanisms
 
     def refusals(self) -> tuple[list[Call], int]:
         return self.gates.refused.get(self.guest, []), 0

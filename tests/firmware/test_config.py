@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keyvisor_firmware.config import Config, _Card, _Domain, _File, _Gate, _Limits, load, parse
+from keyvisor_firmware.broker import limits as broker
+from keyvisor_firmware.config import Config, _BrokerLimits, _Card, _Domain, _File, _Gate, _Limits, load, parse
 from keyvisor_firmware.errors import ConfigInvalid
 from keyvisor_hsm.cards import Apqn, Mode
 
@@ -43,6 +44,7 @@ def test_the_shipped_file_has_every_key() -> None:
     assert set(said) == set(_File.model_fields)
     assert set(said["gate"]) == set(_Gate.model_fields)
     assert set(said["limits"]) == set(_Limits.model_fields)
+    assert set(said["broker_limits"]) == set(_BrokerLimits.model_fields)
     assert all(set(card) == set(_Card.model_fields) for card in said["cards"])
     domains = [domain for card in said["cards"] for domain in card["domains"]]
     assert set().union(*domains) == set(_Domain.model_fields)
@@ -108,6 +110,43 @@ def test_limits_and_the_module_are_taken() -> None:
     assert config.module == Path("/opt/hsm.so")
     assert (config.gate_idle_seconds, config.limits.guests, config.cards) == (5, 3, ())
     assert config.limits.association_secrets == Config().limits.association_secrets
+
+
+def test_every_limit_of_the_broker_can_be_set() -> None:
+    assert set(_BrokerLimits.model_fields) - {"guests"} == set(broker.Limits.__dataclass_fields__)
+
+
+def test_a_guests_own_limits_stand_above_those_for_all() -> None:
+    config = parse(
+        "version: 1\nbroker_limits:\n  sessions: 7\n  nesting: 0\n"
+        "  guests:\n    payments: {sessions: 9, frame_seconds: 2}\n    ledger: {}\n",
+        "f",
+    )
+    assert config.broker_limits == broker.Limits(sessions=7, nesting=0)
+    assert config.guest_broker_limits == {
+        "payments": broker.Limits(sessions=9, nesting=0, frame_seconds=2),
+        "ledger": config.broker_limits,
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "finding"),
+    [
+        ("{sessions: 0}", "sessions: "),
+        ("{frame_body: 268435457}", "frame_body: "),
+        ("{nesting: 17}", "nesting: "),
+        ("{session: 4}", "did you mean `sessions`"),
+        ("{guests: {payments: {session: 4}}}", "unknown key `session`"),
+        ("{guests: {payments: {sessions: 0}}}", "sessions: "),
+        ("{guests: {payments: {guests: {}}}}", "unknown key `guests`"),
+        ("{guests: {Payments: {}}}", "`Payments` is no guest's name"),
+        ("{guests: [payments]}", "guests: expected a mapping"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_said_at_its_place(said: str, finding: str) -> None:
+    (found,) = wrong(f"version: 1\nbroker_limits: {said}\n")
+    assert finding in found
+    assert found.startswith("keyvisor.yaml:2:")
 
 
 def test_a_relative_module_is_refused() -> None:

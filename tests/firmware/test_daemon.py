@@ -175,6 +175,9 @@ def test_the_operators_verbs(daemon: Daemon) -> None:
 
     checked = CliRunner().invoke(doctor.app, [*options, "--json"])
     checks = {check["check"]: check for check in json.loads(checked.stdout)["checks"]}
+    assert ", release " in checks["stock client (p11-kit)"]["found"]
+    assert "of the module's " in checks["all mechanisms"]["found"]
+    assert not checks["all mechanisms"]["needed"]
     assert checks["daemon"]["fine"]
     assert checks["state directory"]["fine"]
 

@@ -24,6 +24,40 @@ from .simulator import Crash, Mishap
 HOW = ["crash before", "crash after", "mishap before", "mishap after"]
 
 
+# --- mechanisms
+
+
+def test_a_bound_hsm_tells_its_mechanisms(machine: Machine) -> None:
+    guest = machine.ready("payments", HSM)
+    machine.firmware.attach("payments", LEDGER)
+    machine.firmware.bind(guest.id, LEDGER)
+    for apqn in (HSM, LEDGER):
+        views = machine.firmware.mechanisms(guest.id, apqn)
+        assert [view.mechanism.type for view in views] == [0x1041, 0x80000123]
+        assert all(view.allowed for view in views)
+
+
+def test_an_hsm_that_is_not_bound_tells_no_mechanisms(machine: Machine) -> None:
+    guest = machine.guest("payments", HSM, secrets=("payments-signing",))
+
+    def code(apqn: Apqn) -> int:
+        with pytest.raises(ApError) as refused:
+            machine.firmware.mechanisms(guest.id, apqn)
+        return refused.value.code
+
+    assert code(SPARE) == ApCode.NOT_AVAILABLE
+    assert code(HSM) == ApCode.NOT_BOUND
+    machine.firmware.set_policy(guest.id, policy("payments-signing"))
+    machine.firmware.bind(guest.id, HSM)
+    machine.gates.unusable.add(str(HSM))
+    assert code(HSM) == ApCode.BIND_ERROR  # the gate cannot tell
+    with pytest.raises(ApError):
+        machine.firmware.associate(guest.id, HSM, SIGNING)
+    machine.gates.unusable.clear()
+    assert machine.state(guest, HSM) == "failed"
+    assert code(HSM) == ApCode.NOT_BOUND
+
+
 # --- guests
 
 
@@ -56,6 +90,7 @@ def test_what_waited_for_a_guest_that_was_stopped_finds_nobody(machine: Machine)
         lambda: machine.firmware.bind(first.id, HSM),
         lambda: machine.firmware.unbind(first.id, HSM),
         lambda: machine.firmware.associate(first.id, HSM, SIGNING),
+        lambda: machine.firmware.mechanisms(first.id, HSM),
         lambda: machine.firmware.list_secrets(first.id),
         lambda: machine.firmware.add_secret(first.id, b""),
         lambda: machine.firmware.lock_secrets(first.id),

@@ -63,6 +63,7 @@ class Story:
     hsms: dict[str, messages.Hsm]
     guests: dict[str, messages.Guest]
     secrets: list[messages.Secret]
+    mechanisms: dict[str, list[messages.Mechanism]] = field(default_factory=dict)
     locked: bool = False
     policy: messages.PolicyText | None = None
     images: dict[str, bytes] = field(default_factory=dict)
@@ -70,6 +71,12 @@ class Story:
     plans: list[messages.ApplyPlan] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     answer_with: Callable[[BaseHTTPRequestHandler], None] | None = None
+
+
+def a_mechanism(type_: int, name: str, *, allowed: bool = True) -> messages.Mechanism:
+    return messages.Mechanism(
+        type=type_, name=name, min_key_size=16, max_key_size=32, flags=0x300, allowed=allowed
+    )
 
 
 def a_story() -> Story:
@@ -89,6 +96,14 @@ def a_story() -> Story:
             "lab": messages.Guest(name="lab", cuid="1e" * 16, attached=[], started="2026-02-03T04:05:07Z"),
         },
         secrets=[messages.Secret(index=0, type=2, length=32, id=SECRET_ID)],
+        mechanisms={
+            "03.0011": [
+                a_mechanism(0x1041, "CKM_ECDSA"),
+                a_mechanism(0x1082, "CKM_AES_CBC"),
+                a_mechanism(0x1057, "CKM_EDDSA"),
+            ],
+            "04.0011": [a_mechanism(0x1041, "CKM_ECDSA", allowed=False)],
+        },
     )
 
 
@@ -170,6 +185,11 @@ class GuestDoor:
             findings = ("secret not in the guest's store", "no rule of the policy allows it")
             raise refuse(409, "ap", 0x30, f"HSM {apqn} is not associated", findings)
         return self._change(apqn, state="associated", secret_id=secret_id)
+
+    def mechanisms(self, apqn: str) -> Message:
+        if self._story.hsms[apqn].state not in ("bound", "associated"):
+            raise refuse(409, "ap", 0x0B, f"HSM {apqn} is not bound: bind it first")
+        return messages.MechanismList(mechanisms=self._story.mechanisms[apqn])
 
     def list_secrets(self) -> Message:
         return messages.SecretList(secrets=self._story.secrets, locked=self._story.locked)

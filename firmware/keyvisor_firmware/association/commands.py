@@ -90,7 +90,7 @@ class Associations:
 
     def unbind(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """Raises ApError: 01 not attached, 0b not bound. The secret stays in the store. An offline HSM can be unbound."""
-        _require_attached(work, guest, apqn)
+        require_attached(work.records, guest, apqn)
         after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
         self.release(work, guest, work.records.bindings(guest.instance.id)[apqn])
 
@@ -128,7 +128,7 @@ class Associations:
         return self._hsms.partition_keys(binding.apqn, secrets.association_secret(binding.secret_index))
 
     def _usable(self, work: Work, guest: Running, apqn: Apqn) -> ConfigurationData:
-        _require_attached(work, guest, apqn)
+        require_attached(work.records, guest, apqn)
         hsm = self._hsms.query(apqn)
         if not hsm.online:
             raise ApError(ApCode.DECONFIGURED, f"HSM {apqn} is offline; the operator can bring it back")
@@ -154,8 +154,9 @@ def require_permitted(policy: Policy | None, hsm: ConfigurationData, secret_id: 
         raise ApError(ApCode.NOT_PERMITTED, str(error)) from None
 
 
-def _require_attached(work: Work, guest: Running, apqn: Apqn) -> None:
-    if apqn not in work.records.attached(guest.instance.id):
+def require_attached(records: Records, guest: Running, apqn: Apqn) -> None:
+    """Raises ApError 01 unless the host gave the HSM to the guest."""
+    if apqn not in records.attached(guest.instance.id):
         raise ApError(
             ApCode.NOT_AVAILABLE, f"HSM {apqn} is not attached to this guest; the host attaches HSMs"
         )

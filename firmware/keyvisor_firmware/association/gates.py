@@ -27,6 +27,19 @@ class RefusedCall(Protocol):
     def reason(self) -> str: ...
 
 
+class Mechanism(Protocol):
+    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO; the unit of the key sizes is the mechanism's own."""
+
+    @property
+    def type(self) -> int: ...
+    @property
+    def min_key_size(self) -> int: ...
+    @property
+    def max_key_size(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+
+
 class Gate(Protocol):
     """One guest's PKCS#11 door, and the process behind it."""
 
@@ -47,6 +60,10 @@ class Gate(Protocol):
 
     def unbind(self, apqn: Apqn) -> None:
         """Nothing passes any more when this returns."""
+
+    def mechanisms(self, apqn: Apqn) -> Sequence[Mechanism]:
+        """What the module behind a bound HSM can do. Raises PartitionUnusable where the gate cannot tell."""
+        ...
 
     def refusals(self) -> tuple[Sequence[RefusedCall], int]:
         """What the gate refused, newest last, and how many were dropped."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import ProtocolError
-from keyvisor_firmware.broker.limits import MAX_NESTING, MAX_ULONGS
 from keyvisor_hsm.cryptoki import CKA
-from keyvisor_hsm.cryptoki.native import ULONG, Attribute
+from keyvisor_hsm.cryptoki.native import ULONG, Attribute, Found
 
 NULL_LENGTH: Final = 0xFFFFFFFF
 _DATE_LENGTH: Final = 8
@@ -58,6 +56,7 @@ _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">IBI")  # type, valid, length
 _INVALID: Final = struct.Struct(">IB")
+_WANTED_LENGTH: Final = 8  # type and room
 
 
 def value_class(type_: int) -> ValueClass:
@@ -67,8 +66,8 @@ def value_class(type_: int) -> ValueClass:
 
 def read_attributes(cursor: Cursor, depth: int = 0) -> tuple[Attribute, ...]:
     """Read `aA` into native form. Raises ProtocolError past the limits of count and depth."""
-    if depth > MAX_NESTING:
-        raise ProtocolError(f"templates are nested deeper than {MAX_NESTING}")
+    if depth > cursor.limits.nesting:
+        raise ProtocolError(f"templates are nested deeper than {cursor.limits.nesting}")
     return tuple([_read_attribute(cursor, depth) for _ in range(cursor.attribute_count())])
 
 
@@ -92,39 +91,61 @@ def _read_value(cursor: Cursor, kind: ValueClass, depth: int) -> bytes | tuple[A
                 raise ProtocolError(f"a date has {len(date)} bytes instead of {_DATE_LENGTH}")
             return date
         case ValueClass.MECHANISMS:
-            return struct.pack(f"={len(types := cursor.ulongs(MAX_ULONGS))}Q", *types)
+            return struct.pack(f"={len(types := cursor.ulongs(cursor.limits.mechanisms))}Q", *types)
         case ValueClass.ATTRIBUTES:
             return read_attributes(cursor, depth + 1)
         case ValueClass.BYTES:
             return cursor.sized_bytes()
 
 
-def read_query(cursor: Cursor) -> tuple[tuple[int, int], ...]:
-    """Read `fA`: per attribute its type and the caller's room in bytes."""
-    return tuple([(cursor.u32(), cursor.u32()) for _ in range(cursor.attribute_count())])
+# One attribute that a caller wants: its type and the room for its value. That is a number of bytes; for a nested
+# template the attributes that there is room for; None for a nested template that cannot travel to this client.
+Wanted = tuple[int, "int | tuple[Wanted, ...] | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One attribute of a reply: `length` None where the module knows none; `value` None where there was no room."""
+def read_query(cursor: Cursor, nesting: bool = True) -> tuple[Wanted, ...]:
+    """Read `fA`, which ends a request. `nesting`: whether the client's release may know nested templates (4.2).
 
-    type: int
-    length: int | None
-    value: bytes | None
+    Clients from 0.25.4 on write a list behind a nested template that they have room for; older ones write none, and
+    0.25.0 to 0.25.5 announce themselves alike. The length tells: eight bytes for each attribute and not one more is a
+    query without lists. Who has room and writes no list cannot read a nested template either.
+    """
+    count = cursor.attribute_count()
+    lists = nesting and cursor.left != _WANTED_LENGTH * count
+    return tuple([_read_wanted(cursor, lists, nesting, 0) for _ in range(count)])
 
 
-def pack_answers(answers: Sequence[Answer]) -> bytes:
+def _read_wanted(cursor: Cursor, lists: bool, nesting: bool, depth: int) -> Wanted:
+    type_, room = cursor.u32(), cursor.u32()
+    if value_class(type_) is not ValueClass.ATTRIBUTES:
+        return type_, room
+    if not nesting:
+        return type_, None
+    if room == 0:
+        return type_, 0
+    if not lists:
+        return type_, None
+    if depth >= cursor.limits.nesting:
+        raise ProtocolError(f"templates are nested deeper than {cursor.limits.nesting}")
+    return type_, tuple(
+        [_read_wanted(cursor, lists, nesting, depth + 1) for _ in range(cursor.attribute_count())]
+    )
+
+
+def pack_answers(answers: Sequence[Found]) -> bytes:
     """`aA` of a reply. The length in the head is the exact length of the value (4.3, the trap of p11-kit #679)."""
     return _U32.pack(len(answers)) + b"".join(_pack_answer(answer) for answer in answers)
 
 
-def _pack_answer(answer: Answer) -> bytes:
+def _pack_answer(answer: Found) -> bytes:
     if answer.length is None:
         return _INVALID.pack(answer.type, 0)
     head = _HEAD.pack(answer.type, 1, answer.length)
     kind = value_class(answer.type)
     if answer.value is None:
         return head + _PLACEHOLDERS[kind]
+    if isinstance(answer.value, tuple):
+        return head + pack_answers(answer.value)
     return head + _pack_value(kind, answer.value)
 
 

@@ -1,6 +1,6 @@
-"""Every function of PKCS#11 as the p11-kit RPC carries it, version 0: one row each, and nothing else.
+"""Every function of PKCS#11 as the p11-kit RPC carries it, versions 0 to 2: one row each, and nothing else.
 
-A row says how the call travels (pkcs11-rpc.md, section 8.1), what its arguments are, who may make it, and why.
+A row says how the call travels (pkcs11-rpc.md, section 8), what its arguments are, who may make it, and why.
 The codec, the filter and the forwarder are driven by these rows; docs and tests read them too.
 """
 
@@ -37,7 +37,9 @@ class Role(enum.Enum):
     ROOM = "room for bytes"
     ULONG_ROOM = "room for numbers"
     BYTE = "byte"
-    TEXT = "text"
+    LABEL = "label of a token"
+    MESSAGE_PARAMETER = "parameter of a message"
+    WANTED = "whether a result is wanted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Call:
     """One function. `request` and `reply` are its signatures; `roles` has one entry per element of `request`.
 
     `accelerator`: whether a bound `accel` HSM, which is never associated, serves the call although it is sensitive.
+    `since`: the first version of the protocol whose clients know the call. What a client sends is answered whatever was
+    negotiated: clients from 0.25.0 on have the calls of version 1 in their table even where 0 was.
     """
 
     id: int
@@ -55,17 +59,20 @@ class Call:
     reason: str
     roles: tuple[Role, ...] = ()
     accelerator: bool = False
+    since: int = 0
 
 
 _O, _P, _S = Access.OPEN, Access.PLAIN, Access.SENSITIVE
 _s, _slot, _n, _k, _o = Role.SESSION, Role.SLOT, Role.NUMBER, Role.KEY, Role.OBJECT
 _m, _t, _q, _d, _r, _ur = Role.MECHANISM, Role.TEMPLATE, Role.QUERY, Role.DATA, Role.ROOM, Role.ULONG_ROOM
+_p = Role.MESSAGE_PARAMETER
 
 _FINDS = "tells which keys there are"
 _MAKES = "makes or takes in a key"
 _DUAL = "uses a key, in two operations at once"
 _ACCELERATES = "uses a key; an accelerator serves it with clear keys of the session"
 _PIN = "changes who may use the guest's keys"
+_MESSAGES = "uses a key, message by message; an accelerator serves it with clear keys of the session"
 _STATE = "carries the inside of an operation, which may hold key material"
 
 CALLS: Final[tuple[Call, ...]] = (
@@ -77,7 +84,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(6, "C_GetTokenInfo", "u", "ssssuuuuuuuuuuuvvs", _P, "tells about a bound HSM", (_slot,)),
     Call(7, "C_GetMechanismList", "ufu", "au", _P, "tells what a bound HSM can do", (_slot, _ur)),
     Call(8, "C_GetMechanismInfo", "uu", "uuu", _P, "tells what a bound HSM can do", (_slot, _n)),
-    Call(9, "C_InitToken", "uayz", "", _S, "destroys all keys of the partition", (_slot, _d, Role.TEXT)),
+    Call(9, "C_InitToken", "uayz", "", _S, "destroys all keys of the partition", (_slot, _d, Role.LABEL)),
     Call(10, "C_OpenSession", "uu", "u", _P, "opens no key", (_slot, _n)),
     Call(11, "C_CloseSession", "u", "", _P, "only gives up", (_s,)),
     Call(12, "C_CloseAllSessions", "u", "", _P, "only gives up", (_slot,)),
@@ -134,10 +141,51 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(63, "C_SeedRandom", "uay", "", _P, "touches no key", (_s, _d)),
     Call(64, "C_GenerateRandom", "ufy", "ay", _P, "touches no key", (_s, _r)),
     Call(65, "C_WaitForSlotEvent", "u", "u", _O, "tells which HSMs come and go", (_n,)),
+    Call(66, "C_LoginUser", "uuayay", "", _S, "opens the guest's private keys", (_s, _n, _d, _d), True, 1),
+    Call(67, "C_SessionCancel", "uu", "", _P, "only gives up", (_s, _n), since=1),
+    Call(68, "C_MessageEncryptInit", "uMu", "", _S, _MESSAGES, (_s, _m, _k), True, 1),
+    Call(69, "C_EncryptMessage", "uayayayfy", "ay", _S, _MESSAGES, (_s, _p, _d, _d, _r), True, 1),
+    Call(70, "C_EncryptMessageBegin", "uayay", "", _S, _MESSAGES, (_s, _p, _d), True, 1),
+    Call(71, "C_EncryptMessageNext", "uayayfyu", "ay", _S, _MESSAGES, (_s, _p, _d, _r, _n), True, 1),
+    Call(72, "C_MessageEncryptFinal", "u", "", _S, _MESSAGES, (_s,), True, 1),
+    Call(73, "C_MessageDecryptInit", "uMu", "", _S, _MESSAGES, (_s, _m, _k), True, 1),
+    Call(74, "C_DecryptMessage", "uayayayfy", "ay", _S, _MESSAGES, (_s, _p, _d, _d, _r), True, 1),
+    Call(75, "C_DecryptMessageBegin", "uayay", "", _S, _MESSAGES, (_s, _p, _d), True, 1),
+    Call(76, "C_DecryptMessageNext", "uayayfyu", "ay", _S, _MESSAGES, (_s, _p, _d, _r, _n), True, 1),
+    Call(77, "C_MessageDecryptFinal", "u", "", _S, _MESSAGES, (_s,), True, 1),
+    Call(78, "C_MessageSignInit", "uMu", "", _S, _MESSAGES, (_s, _m, _k), True, 1),
+    Call(79, "C_SignMessage", "uayayfy", "ay", _S, _MESSAGES, (_s, _p, _d, _r), True, 1),
+    Call(80, "C_SignMessageBegin", "uay", "", _S, _MESSAGES, (_s, _p), True, 1),
+    Call(81, "C_SignMessageNext", "uayayyfy", "ay", _S, _MESSAGES, (_s, _p, _d, Role.WANTED, _r), True, 1),
+    Call(82, "C_MessageSignFinal", "u", "", _S, _MESSAGES, (_s,), True, 1),
+    Call(83, "C_MessageVerifyInit", "uMu", "", _S, _MESSAGES, (_s, _m, _k), True, 1),
+    Call(84, "C_VerifyMessage", "uayayay", "", _S, _MESSAGES, (_s, _p, _d, _d), True, 1),
+    Call(85, "C_VerifyMessageBegin", "uay", "", _S, _MESSAGES, (_s, _p), True, 1),
+    Call(86, "C_VerifyMessageNext", "uayayay", "", _S, _MESSAGES, (_s, _p, _d, _d), True, 1),
+    Call(87, "C_MessageVerifyFinal", "u", "", _S, _MESSAGES, (_s,), True, 1),
+    Call(
+        88,
+        "C_InitToken2",
+        "uays",
+        "",
+        _S,
+        "destroys all keys of the partition",
+        (_slot, _d, Role.LABEL),
+        since=1,
+    ),
+    Call(89, "C_DeriveKey2", "uMuaA", "uPu", _S, _MAKES, (_s, _m, _k, _t), since=2),
 )
 
 BY_ID: Final[dict[int, Call]] = {call.id: call for call in CALLS}
 BY_NAME: Final[dict[str, Call]] = {call.name: call for call in CALLS}
 
 # Functions of the standard that never travel: the client answers them by itself (pkcs11-rpc.md, section 6).
-ANSWERED_BY_THE_CLIENT: Final = frozenset({"C_GetFunctionList", "C_GetFunctionStatus", "C_CancelFunction"})
+ANSWERED_BY_THE_CLIENT: Final = frozenset(
+    {
+        "C_GetFunctionList",
+        "C_GetFunctionStatus",
+        "C_CancelFunction",
+        "C_GetInterfaceList",
+        "C_GetInterface",
+    }
+)

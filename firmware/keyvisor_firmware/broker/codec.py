@@ -14,7 +14,7 @@ from keyvisor_firmware.broker.attributes import pack_answers, read_attributes, r
 from keyvisor_firmware.broker.calls import BY_ID, Call
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import Failed, ProtocolError
-from keyvisor_firmware.broker.limits import MAX_ULONGS
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.mechanism_parameters import Encoding, read_mechanism
 from keyvisor_hsm.cryptoki import CKR
 
@@ -23,7 +23,7 @@ _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 
 # Elements of two letters first: `a` and `f` alone are none.
-_ELEMENTS: Final = ("ay", "au", "aA", "fy", "fu", "fA", "y", "u", "v", "s", "z", "M")
+_ELEMENTS: Final = ("ay", "au", "aA", "fy", "fu", "fA", "y", "u", "v", "s", "z", "M", "P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,19 @@ def _read_byte_array(cursor: Cursor) -> bytes | None:
     return None
 
 
-def _read_sized(cursor: Cursor) -> bytes:
-    return cursor.sized_bytes() or b""
+_LABEL: Final = 32  # bytes of a token's label, the one text that requests hold
+
+
+def _read_padded(cursor: Cursor) -> bytes:
+    text = cursor.sized_bytes()
+    if text is None or len(text) != _LABEL:
+        raise ProtocolError(f"a label has {len(text or b'')} bytes instead of {_LABEL}")
+    return text
+
+
+def _read_terminated(cursor: Cursor) -> bytes:
+    # The 0.24.1 client looks for a NUL behind the padded label, where there is none: what it found there is cut off.
+    return (cursor.sized_bytes() or b"")[:_LABEL].ljust(_LABEL)
 
 
 def _read_version(cursor: Cursor) -> tuple[int, int]:
@@ -63,7 +74,7 @@ def _read_version(cursor: Cursor) -> tuple[int, int]:
 
 def _read_ulong_array(cursor: Cursor) -> tuple[int, ...] | None:
     if cursor.u8():
-        return cursor.ulongs(MAX_ULONGS)
+        return cursor.ulongs(cursor.limits.mechanisms)
     cursor.u32()
     return None
 
@@ -72,14 +83,13 @@ _READERS: Final[dict[str, Callable[[Cursor], Any]]] = {
     "y": Cursor.u8,
     "u": Cursor.u64,
     "v": _read_version,
-    "s": _read_sized,
-    "z": _read_sized,
+    "s": _read_padded,
+    "z": _read_terminated,
     "ay": _read_byte_array,
     "au": _read_ulong_array,
     "fy": Cursor.u32,
     "fu": Cursor.u32,
     "aA": read_attributes,
-    "fA": read_query,
 }
 
 
@@ -92,7 +102,11 @@ def _request_readers(call: Call, encoding: Encoding) -> tuple[Callable[[Cursor],
     def read_m(cursor: Cursor) -> Any:
         return read_mechanism(cursor, encoding, behind)
 
-    return tuple(read_m if element == "M" else _READERS[element] for element in elements(call.request))
+    def read_wanted(cursor: Cursor) -> Any:
+        return read_query(cursor, nesting=encoding is not Encoding.UP_TO_0_24)
+
+    readers = {**_READERS, "M": read_m, "fA": read_wanted}
+    return tuple(readers[element] for element in elements(call.request))
 
 
 _REQUESTS: Final = {
@@ -108,7 +122,7 @@ def read_id(body: bytes) -> int:
     return Cursor(body).u32()
 
 
-def read_request(body: bytes, encoding: Encoding) -> tuple[Call, tuple[Any, ...]]:
+def read_request(body: bytes, encoding: Encoding, limits: Limits = DEFAULTS) -> tuple[Call, tuple[Any, ...]]:
     """The call and its arguments. Raises ProtocolError; Failed for what is well formed and cannot be taken."""
     try:
         call, prefix, readers = _REQUESTS[read_id(body), encoding]
@@ -116,7 +130,7 @@ def read_request(body: bytes, encoding: Encoding) -> tuple[Call, tuple[Any, ...]
         raise Failed(CKR.FUNCTION_NOT_SUPPORTED, "the call is unknown") from None
     if not body.startswith(prefix):
         raise ProtocolError(f"{call.name} does not come with the signature `{call.request}`")
-    cursor = Cursor(body, len(prefix))
+    cursor = Cursor(body, len(prefix), limits)
     values = tuple([read(cursor) for read in readers])
     cursor.end()
     return call, values
@@ -138,6 +152,11 @@ def _pack_string(value: bytes) -> bytes:
     return _U32.pack(len(value)) + value
 
 
+def _pack_updated_parameter(_value: None) -> bytes:
+    # No mechanism that travels has a parameter that the module writes to, so none comes back.
+    return b"\0"
+
+
 _WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "y": lambda value: bytes((value,)),
     "u": _U64.pack,
@@ -146,6 +165,7 @@ _WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "ay": _pack_byte_array,
     "au": _pack_ulong_array,
     "aA": pack_answers,
+    "P": _pack_updated_parameter,
 }
 
 _REPLIES: Final = {

@@ -2,30 +2,45 @@
 
 Every call of the module goes through `Connection.enter`, which is steps 2 and 3 of the filter, and leaves through
 `Connection.invoke`, which withholds an answer whose grant was revoked meanwhile. Knows no bytes of the protocol.
+
+A connection is a monitor: whoever works on it holds its lock, and lets it go only while it is inside the module or
+waits. One call at a time is inside on behalf of a session; a session is never closed while one is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from keyvisor_firmware.broker.calls import Access, Call
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Handles, ObjectHandle, Session
 from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
+from keyvisor_firmware.broker.pins import Who
+from keyvisor_firmware.broker.slot_events import SlotEvents
 from keyvisor_firmware.broker.slots import Grant, Slot
 from keyvisor_hsm.cryptoki import CKA, CKR
 from keyvisor_hsm.cryptoki.native import Query, Ulongs
 
 
 class Connection:
-    """The state of one connection. Its thread holds `lock` while it answers; whoever clears up takes it too."""
+    """The state of one connection, and its lock. Every method wants the lock held, by a thread that answers or clears up."""
 
-    def __init__(self, guest: str, slots: dict[int, Slot]) -> None:
+    def __init__(self, guest: str, slots: dict[int, Slot], limits: Limits = DEFAULTS) -> None:
         self.guest = guest
         self.slots = slots
-        self.handles = Handles()
+        self.limits = limits
+        self.handles = Handles(limits)
         self.lock = threading.Lock()
-        self._logins: dict[int, int] = {}  # slot id -> the binding that the login belongs to
+        self.events = SlotEvents(slots)
+        self.ended = False
+        self._changed = threading.Condition(self.lock)
+        self._waiting = 0
+        self._logins: dict[
+            int, tuple[int, Who]
+        ] = {}  # slot id -> the binding that the login belongs to, and whose
 
     # --- the way in and out of the module
 
@@ -64,24 +79,69 @@ class Connection:
         session.keys, session.real = keys, handle[0]
 
     def invoke(self, session: Session, grant: Grant, name: str, *arguments: int) -> int:
-        """Call the module on the session's behalf; its CK_RV. Raises Refused if the HSM was taken away meanwhile."""
+        """Call the module on the session's behalf; its CK_RV. Raises Refused if the HSM was taken away meanwhile.
+
+        The lock is free while the module works, so that other calls of the connection go on.
+        """
         function = grant.keys.call.get(name)
         if function is None:
             raise Failed(CKR.FUNCTION_NOT_SUPPORTED, f"the module has no {name}")
-        rv = function(session.real, *arguments)
+        while session.inside:
+            self.wait()
+        if session.keys is not grant.keys:
+            raise Failed(CKR.SESSION_HANDLE_INVALID, "the session was closed meanwhile")
+        session.inside = True
+        self.lock.release()
+        try:
+            rv = function(session.real, *arguments)
+        finally:
+            self.lock.acquire()
+            session.inside = False
+            if self._waiting:
+                self._changed.notify_all()
         session.slot.confirm(grant)
         return rv
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Let the lock go until something changes on this connection, for `seconds` at most."""
+        self._waiting += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._waiting -= 1
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Let the lock go for something slow. Afterwards nothing that was looked at before is sure any more."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
+
+    def notify(self) -> None:
+        """Something has changed: whoever waits looks again."""
+        self._changed.notify_all()
+
+    def is_inside(self, handle: int) -> bool:
+        """Whether a call is inside the module on behalf of the session with that number."""
+        session = self.handles.sessions.get(handle)
+        return session is not None and session.inside
 
     # --- logins: the application's, not the token's
 
     def logged_in(self, slot: Slot) -> bool:
-        """Whether this connection is logged in to the HSM, under its present binding."""
-        grant = slot.grant
-        return grant is not None and self._logins.get(slot.id) == grant.binding
+        """Whether this connection is logged in to the HSM as the user, who alone sees private objects."""
+        return self.who(slot) is Who.USER
 
-    def login(self, slot: Slot, binding: int) -> None:
+    def who(self, slot: Slot) -> Who | None:
+        """Who is logged in to the HSM on this connection, under its present binding."""
+        grant, login = slot.grant, self._logins.get(slot.id)
+        return login[1] if grant is not None and login is not None and login[0] == grant.binding else None
+
+    def login(self, slot: Slot, binding: int, who: Who) -> None:
         """Note a login."""
-        self._logins[slot.id] = binding
+        self._logins[slot.id] = binding, who
 
     def logout(self, slot: Slot) -> None:
         """End the login: private objects lose their handles, private session objects end, begun operations end."""
@@ -123,10 +183,12 @@ class Connection:
         if any(private is not False for _, private in flags) and not self.logged_in(session.slot):
             raise Failed(CKR.USER_NOT_LOGGED_IN, "a private object is made, and nobody is logged in")
         for real, (token, _) in zip(reals, flags, strict=True):
-            if token is not True:
-                grant.keys.owners[real] = (self, session.slot.id)
+            if token is True:
+                grant.keys.room.kept()
+            else:
+                grant.keys.owners[real] = (self, session.slot.id, grant.binding)
         return [
-            self.handles.name_object(session.slot, grant.keys, real, private is not False)
+            self.handles.name_object(session.slot, grant, real, private is not False)
             for real, (_, private) in zip(reals, flags, strict=True)
         ]
 
@@ -149,7 +211,7 @@ class Connection:
         """
         owner = keys.owners.get(real)
         if owner is not None:
-            return owner[0] is self and owner[1] == session.slot.id
+            return owner == (self, session.slot.id, session.binding)
         if real not in keys.token_objects:
             if self._flag(session, real, CKA.TOKEN) is not True:
                 return False
@@ -193,24 +255,36 @@ class Connection:
         for session in self.handles.on_slot(slot):
             self.close_session(session)
 
-    def leave_store(self, slot: Slot, keys: KeyStore) -> None:
-        """Leave a store that `slot` no longer leads to. A session stays, if its HSM is still bound as it was."""
-        grant = slot.grant
+    def leave_store(self, slot: Slot, left: Grant) -> None:
+        """Leave the store of a grant that is no good any more. A session stays, if its HSM is still bound as it was.
+
+        The same binding may have gone on to another store, and another binding to the same one: what they hold stays.
+        """
+        now = slot.grant
         for session in self.handles.on_slot(slot):
-            if grant is None or grant.binding != session.binding:
+            if now is None or now.binding != session.binding:
                 self.close_session(session)
-            elif session.keys is keys:
+            elif session.keys is left.keys and session.keys is not now.keys:
                 self._close_real(session)
         for named in self.handles.objects_on(slot):
-            if named.keys is keys:
+            if now is None or named.binding != now.binding or named.keys is not now.keys:
                 self.handles.remove_object(named)
 
+    def begin(self) -> None:
+        """The application begins: HSMs that are there now are no news to it."""
+        self.ended = False
+        self.events.forget()
+
     def close(self) -> None:
-        """The application is gone."""
+        """The application is gone, or has finished: its sessions end, and whoever waits on its behalf."""
+        self.ended = True
+        self.notify()
         for session in list(self.handles.sessions.values()):
             self.close_session(session)
 
     def _close_real(self, session: Session) -> None:
+        while session.inside:
+            self.wait()
         keys, real = session.keys, session.real
         if keys is None:
             return
@@ -221,7 +295,7 @@ class Connection:
 
     def _forget_session_objects(self, slot: Slot, keys: KeyStore) -> None:
         """The module destroyed the closed session's objects; which ones, only it knows."""
-        mine = [real for real, owner in list(keys.owners.items()) if owner == (self, slot.id)]
+        mine = [real for real, owner in list(keys.owners.items()) if owner[:2] == (self, slot.id)]
         rest = self._session_in(slot, keys)
         for real in mine:
             if rest is None or self._flag(rest, real, CKA.TOKEN) is None:

@@ -1,7 +1,8 @@
 """What the daemon and a gate say to each other, as JSON over a socket that keeps messages apart.
 
 The daemon sends the whole picture of the guest's HSMs each time it changes; the gate answers which of them it
-could not make ready. On a second socket the gate only tells: what it refused, and that it leaves because it is idle.
+could not make ready. It may also ask what the module behind an HSM can do. On a second socket the gate only tells:
+what it refused, and that it leaves because it is idle.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from keyvisor_firmware.broker.errors import GateEnded, GateError
 
@@ -52,6 +53,30 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class MechanismsOf:
+    """The daemon asks what the module behind a slot can do."""
+
+    slot: int
+
+
+class Mechanism(NamedTuple):
+    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO: each is an unsigned number of 64 bits."""
+
+    type: int
+    min_key_size: int
+    max_key_size: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """The gate's answer to that, in the order of the types; or why there is none."""
+
+    found: tuple[Mechanism, ...]
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The gate's answer: per HSM that could not be made ready, why."""
 
@@ -69,19 +94,31 @@ class Refusal:
     reason: str
 
 
-def send(channel: socket.socket, message: Picture | Ready | Refusal, flags: int = 0) -> None:
+Request = Picture | MechanismsOf  # what the daemon sends; the gate answers Ready, or Mechanisms
+
+
+def send(channel: socket.socket, message: Request | Ready | Mechanisms | Refusal, flags: int = 0) -> None:
     """Send one message. Raises OSError."""
     channel.send(json.dumps(asdict(message), separators=(",", ":")).encode(), flags)
 
 
-def receive_picture(channel: socket.socket) -> Picture | None:
-    """The next picture; None at the end."""
+def receive_request(channel: socket.socket) -> Request | None:
+    """What the daemon wants next; None at the end."""
     data = channel.recv(MAX_MESSAGE)
-    return _picture(json.loads(data)) if data else None
+    return _request(json.loads(data)) if data else None
 
 
 def receive_ready(channel: socket.socket) -> Ready:
-    """The gate's answer. Raises GateEnded if it is gone, GateError if it does not answer in the channel's time."""
+    """The answer to a picture. Raises GateEnded if the gate is gone, GateError if it does not answer in the channel's time."""
+    return _answer(channel, _ready)
+
+
+def receive_mechanisms(channel: socket.socket) -> Mechanisms:
+    """The answer to MechanismsOf. Raises as `receive_ready`."""
+    return _answer(channel, _mechanisms)
+
+
+def _answer(channel: socket.socket, read: Callable[[dict[str, Any]], _Told]) -> _Told:
     try:
         data = channel.recv(MAX_MESSAGE)
     except TimeoutError:
@@ -90,7 +127,7 @@ def receive_ready(channel: socket.socket) -> Ready:
         raise GateEnded(f"the gate is gone: {error}") from None
     if not data:
         raise GateEnded("the gate ended")
-    return _told(data, _ready)
+    return _told(data, read)
 
 
 def receive_refusal(channel: socket.socket) -> Refusal | None:
@@ -114,6 +151,19 @@ def _ready(value: dict[str, Any]) -> Ready:
     return Ready({str(apqn): str(why) for apqn, why in value["failed"].items()})
 
 
+def _mechanisms(value: dict[str, Any]) -> Mechanisms:
+    failed = value["failed"]
+    found = tuple(Mechanism(*(_ulong(number) for number in one)) for one in value["found"])
+    return Mechanisms(found, None if failed is None else str(failed))
+
+
+def _ulong(value: object) -> int:
+    """Raises ValueError for what is no unsigned number of 64 bits."""
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("no CK_ULONG")
+    return value
+
+
 def _refusal(value: dict[str, Any]) -> Refusal:
     apqn = value["apqn"]
     return Refusal(
@@ -123,6 +173,10 @@ def _refusal(value: dict[str, Any]) -> Refusal:
         code=str(value["code"]),
         reason=str(value["reason"]),
     )
+
+
+def _request(value: dict[str, Any]) -> Request:
+    return _picture(value) if "hsms" in value else MechanismsOf(**value)
 
 
 def _picture(value: dict[str, Any]) -> Picture:

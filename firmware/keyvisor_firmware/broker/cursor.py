@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from keyvisor_firmware.broker.errors import ProtocolError
-from keyvisor_firmware.broker.limits import MAX_ATTRIBUTES
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -16,9 +16,10 @@ _NULL: Final = 0xFFFFFFFF
 class Cursor:
     """Reads big-endian values from `data`, from `offset` on. Every method raises ProtocolError where bytes are missing."""
 
-    __slots__ = ("_attributes", "_data", "_offset")
+    __slots__ = ("_attributes", "_data", "_offset", "limits")
 
-    def __init__(self, data: bytes, offset: int = 0) -> None:
+    def __init__(self, data: bytes, offset: int = 0, limits: Limits = DEFAULTS) -> None:
+        self.limits = limits
         self._data = data
         self._offset = offset
         self._attributes = 0
@@ -64,8 +65,8 @@ class Cursor:
         """u32: how many attributes follow. Templates inside of templates count against one limit for all."""
         count = self.u32()
         self._attributes += count
-        if self._attributes > MAX_ATTRIBUTES:
-            raise ProtocolError(f"a call has more than {MAX_ATTRIBUTES} attributes")
+        if self._attributes > self.limits.attributes:
+            raise ProtocolError(f"a call has more than {self.limits.attributes} attributes")
         return count
 
     @property

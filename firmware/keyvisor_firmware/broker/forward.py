@@ -14,7 +14,6 @@ from keyvisor_firmware.broker.codec import Needed, pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Session
-from keyvisor_firmware.broker.limits import MAX_OUTPUT
 from keyvisor_firmware.broker.slots import Grant
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKR
@@ -24,10 +23,10 @@ EMPTY_POINTER: Final = 0xFFFFFFFF  # room of "a pointer, length 0" (pkcs11-rpc.m
 
 
 class Output:
-    """Room for bytes: a buffer and its length, both passed to the module."""
+    """Room for bytes, `most` of them: a buffer and its length, both passed to the module."""
 
-    def __init__(self, room: int) -> None:
-        size = 0 if room in (0, EMPTY_POINTER) else min(room, MAX_OUTPUT)
+    def __init__(self, room: int, most: int) -> None:
+        size = 0 if room in (0, EMPTY_POINTER) else min(room, most)
         self._memory = None if room == 0 else Memory(size)
         self._length = Ulongs(1, size)
 
@@ -52,6 +51,8 @@ class _Native:
     arguments: list[int] = field(default_factory=list)
     kept: list[object] = field(default_factory=list)
     output: Output | None = None
+    cancels: bool = False  # the mechanism is a NULL pointer, which ends what was begun
+    wanted: bool = True  # whether a result is, where a call says so
 
 
 _HANDLE_ROLES: Final[dict[Role, CKR]] = {
@@ -67,7 +68,7 @@ _Step = Callable[[Connection, Session, Grant, Any, _Native], None]
 
 def _handle(role: Role) -> _Step:
     def step(connection: Connection, session: Session, grant: Grant, value: int, native: _Native) -> None:
-        if value == 0 and role is Role.OPTIONAL_KEY:
+        if native.cancels or (value == 0 and role is Role.OPTIONAL_KEY):
             native.arguments.append(0)
             return
         native.arguments.append(connection.object(session, grant, value, _HANDLE_ROLES[role]).real)
@@ -81,7 +82,9 @@ def _number(_c: Connection, _s: Session, _g: Grant, value: int, native: _Native)
 
 def _mechanism(_c: Connection, _s: Session, _g: Grant, value: Mechanism | None, native: _Native) -> None:
     if value is None:
-        raise Failed(CKR.ARGUMENTS_BAD, "no mechanism is given")
+        native.cancels = True
+        native.arguments.append(0)
+        return
     native.kept.append(value)
     native.arguments.append(value.address)
 
@@ -97,6 +100,21 @@ def _template(
     native.arguments += (template.address, template.count)
 
 
+def _message_parameter(
+    connection: Connection, session: Session, grant: Grant, value: bytes | None, native: _Native
+) -> None:
+    if value:
+        raise Failed(
+            CKR.MECHANISM_PARAM_INVALID,
+            "a message's parameter travels as a structure, with the client's pointers",
+        )
+    _data(connection, session, grant, value, native)
+
+
+def _wanted(_c: Connection, _s: Session, _g: Grant, value: int, native: _Native) -> None:
+    native.wanted = bool(value)
+
+
 def _data(_c: Connection, _s: Session, _g: Grant, value: bytes | None, native: _Native) -> None:
     if value is None:
         native.arguments += (0, 0)
@@ -107,8 +125,11 @@ def _data(_c: Connection, _s: Session, _g: Grant, value: bytes | None, native: _
     native.arguments += (memory.address, memory.size)
 
 
-def _room(_c: Connection, _s: Session, _g: Grant, value: int, native: _Native) -> None:
-    native.output = Output(value)
+def _room(connection: Connection, _s: Session, _g: Grant, value: int, native: _Native) -> None:
+    if not native.wanted:
+        native.arguments += (0, 0)
+        return
+    native.output = Output(value, connection.limits.output)
     native.arguments += native.output.arguments
 
 
@@ -119,13 +140,21 @@ STEPS: Final[dict[Role, _Step]] = {
     Role.TEMPLATE: _template,
     Role.DATA: _data,
     Role.ROOM: _room,
+    Role.MESSAGE_PARAMETER: _message_parameter,
+    Role.WANTED: _wanted,
 }
 
 
+_FIRST_OF_3_0: Final = "C_SessionCancel"  # a module that has it knows PKCS#11 3.0
+
 # What a call begins or ends, by its name.
 _OPERATIONS: Final = ("Encrypt", "Decrypt", "Digest", "Sign", "SignRecover", "Verify", "VerifyRecover")
-_BEGINS: Final = {f"C_{operation}Init": operation for operation in _OPERATIONS}
-_ENDS: Final = {f"C_{operation}{how}": operation for operation in _OPERATIONS for how in ("", "Final")}
+_MESSAGE_OPERATIONS: Final = ("MessageEncrypt", "MessageDecrypt", "MessageSign", "MessageVerify")
+_BEGINS: Final = {f"C_{operation}Init": operation for operation in _OPERATIONS + _MESSAGE_OPERATIONS}
+_ENDS: Final = {
+    **{f"C_{operation}{how}": operation for operation in _OPERATIONS for how in ("", "Final")},
+    **{f"C_{operation}Final": operation for operation in _MESSAGE_OPERATIONS},
+}
 
 
 def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
@@ -136,31 +165,62 @@ def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
 def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Do `call`, whose first argument is a session, in the module. The body of the reply. Raises Refused."""
     session, grant = connection.enter(call, values[0])
-    native = _Native()
-    for role, value in zip(call.roles[1:], values[1:], strict=True):
-        STEPS[role](connection, session, grant, value, native)
+    native = _in_native_form(connection, session, grant, call, values)
     if call.reply in ("u", "uu"):
         return _make(connection, session, grant, call, native)
-    if call.name in _BEGINS:
+    if call.name in _BEGINS and not native.cancels:
         session.began.add(_BEGINS[call.name])
     rv = connection.invoke(session, grant, call.name, *native.arguments)
     left = None if native.output is None else native.output.reply(rv)
     if rv == CKR.OK and not isinstance(left, Needed):
-        session.began.discard(_ENDS.get(call.name, ""))
+        session.began.discard(_BEGINS[call.name] if native.cancels else _ENDS.get(call.name, ""))
     if left is not None:
         return pack_reply(call, left)
+    if rv == CKR.OK and call.reply == "ay":
+        return pack_reply(call, b"")
     return pack_error(rv) if rv else pack_reply(call)
 
 
+def derive_and_update(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """C_DeriveKey2: C_DeriveKey in the module; the reply tells its CK_RV, the updated parameter, the key."""
+    session, grant = connection.enter(call, values[0])
+    native = _in_native_form(connection, session, grant, call, values)
+    made = _made(connection, session, grant, "C_DeriveKey", native, 1)
+    if isinstance(made, int):
+        return pack_error(made)
+    return pack_reply(call, CKR.OK, None, *made)
+
+
+def _in_native_form(
+    connection: Connection, session: Session, grant: Grant, call: Call, values: tuple[Any, ...]
+) -> _Native:
+    native = _Native()
+    for role, value in zip(call.roles[1:], values[1:], strict=True):
+        STEPS[role](connection, session, grant, value, native)
+    # A NULL mechanism is an error before 3.0, and some modules of that time follow it.
+    if native.cancels and (call.name not in _BEGINS or _FIRST_OF_3_0 not in grant.keys.call):
+        raise Failed(CKR.ARGUMENTS_BAD, "no mechanism is given")
+    return native
+
+
 def _make(connection: Connection, session: Session, grant: Grant, call: Call, native: _Native) -> bytes:
-    """Do a call that makes objects: as many as the reply has numbers. All of them can be named, or none is left."""
-    made = [Ulongs(1) for _ in call.reply]
-    try:
-        rv = connection.invoke(session, grant, call.name, *native.arguments, *(one.address for one in made))
-        if rv:
-            return pack_error(rv)
-        named = connection.adopt(session, grant, [one[0] for one in made])
-    except Refused:
-        connection.destroy(session, grant, [one[0] for one in made if one[0]])
-        raise
-    return pack_reply(call, *(one.handle for one in named))
+    """Do a call that makes as many objects as the reply has numbers."""
+    made = _made(connection, session, grant, call.name, native, len(call.reply))
+    return pack_error(made) if isinstance(made, int) else pack_reply(call, *made)
+
+
+def _made(
+    connection: Connection, session: Session, grant: Grant, name: str, native: _Native, count: int
+) -> int | list[int]:
+    """The handles of the objects that the module made, or its CK_RV. All of them can be named, or none is left."""
+    made = [Ulongs(1) for _ in range(count)]
+    with grant.keys.room.reserved(count, connection.limits.partition_objects):
+        try:
+            rv = connection.invoke(session, grant, name, *native.arguments, *(one.address for one in made))
+            if rv:
+                return rv
+            named = connection.adopt(session, grant, [one[0] for one in made])
+        except Refused:
+            connection.destroy(session, grant, [one[0] for one in made if one[0]])
+            raise
+    return [one.handle for one in named]

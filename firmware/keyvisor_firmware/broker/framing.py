@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_firmware.broker.errors import ProtocolError
-from keyvisor_firmware.broker.limits import MAX_BODY, MAX_OPTIONS
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 
 _HEAD: Final = struct.Struct(">III")
 HEAD_LENGTH: Final = _HEAD.size
 
-OUR_VERSION: Final = 0
+OUR_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,16 @@ class Head:
     body: int
 
 
-def parse_head(data: bytes) -> Head:
+def parse_head(data: bytes, limits: Limits = DEFAULTS) -> Head:
     """Read 12 bytes. Raises ProtocolError for code 0 and for lengths past the limits."""
     code, options, body = _HEAD.unpack(data)
     if code == 0:
         raise ProtocolError("a frame has the code 0")
-    if options > MAX_OPTIONS:
-        raise ProtocolError(f"a frame announces {options} bytes of options, {MAX_OPTIONS} at most are taken")
-    if body > MAX_BODY:
-        raise ProtocolError(f"a frame announces {body} bytes, {MAX_BODY} at most are taken")
+    if options > limits.frame_options:
+        most = limits.frame_options
+        raise ProtocolError(f"a frame announces {options} bytes of options, {most} at most are taken")
+    if body > limits.frame_body:
+        raise ProtocolError(f"a frame announces {body} bytes, {limits.frame_body} at most are taken")
     return Head(code, options, body)
 
 

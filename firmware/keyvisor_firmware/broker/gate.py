@@ -24,15 +24,16 @@ from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import BrokerError, Refused
 from keyvisor_firmware.broker.key_store import KeyStore, KeyStores
-from keyvisor_firmware.broker.limits import MAX_CONNECTIONS
+from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.peers import require_own_peer
 from keyvisor_firmware.broker.serve import serve
 from keyvisor_firmware.broker.slots import Description, Grant, Slot
 from keyvisor_firmware.broker.state_page import HsmState, map_states, state_of
-from keyvisor_hsm.errors import PartitionUnusable
+from keyvisor_hsm.errors import ModuleRefused, PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
 
 _REFUSAL_ROOM: Final = 4096  # bytes of reason that travel to the daemon
+_CORE_FILTER: Final = Path("/proc/self/coredump_filter")
 _OTHER_DESCRIPTORS: Final = 128  # that the process may need besides those of its connections
 
 
@@ -40,9 +41,16 @@ class Gate:
     """All that the connections of one guest share."""
 
     def __init__(
-        self, guest: str, library: Path, scratch: Path, words: memoryview, notices: socket.socket
+        self,
+        guest: str,
+        library: Path,
+        scratch: Path,
+        words: memoryview,
+        notices: socket.socket,
+        limits: Limits,
     ) -> None:
         self.guest = guest
+        self.limits = limits
         self.slots: dict[int, Slot] = {}
         self.connections: set[Connection] = set()
         self._changing = threading.Lock()
@@ -62,6 +70,24 @@ class Gate:
         with self._changing:
             return self._adopt(picture)
 
+    def answer(self, request: control.Request) -> control.Ready | control.Mechanisms:
+        """Do what the daemon says."""
+        if isinstance(request, control.Picture):
+            return control.Ready(self.adopt(request))
+        with self._changing:  # nobody takes the HSM's keys away meanwhile
+            return self._mechanisms(request.slot)
+
+    def _mechanisms(self, slot_id: int) -> control.Mechanisms:
+        slot = self.slots.get(slot_id)
+        grant = None if slot is None else slot.grant
+        if grant is None:
+            return control.Mechanisms((), "the gate is not ready for it")
+        try:
+            found = grant.keys.mechanisms()
+        except ModuleRefused as error:
+            return control.Mechanisms((), f"the module lists no mechanisms: {error}")
+        return control.Mechanisms(tuple(control.Mechanism(type_, *found[type_]) for type_ in sorted(found)))
+
     def _adopt(self, picture: control.Picture) -> dict[str, str]:
         failed = {}
         for slot_id in set(self.slots) - {hsm.slot for hsm in picture.hsms}:
@@ -73,7 +99,14 @@ class Gate:
                 self._change(slot, hsm)
             except PartitionUnusable as error:
                 failed[hsm.apqn] = str(error)
+        self._tell_connections()
         return failed
+
+    def _tell_connections(self) -> None:
+        """Whoever waits for a slot event looks again."""
+        for connection in list(self.connections):
+            with connection.lock:
+                connection.notify()
 
     def _attach(self, hsm: control.HsmPicture) -> Slot:
         slot = Slot(hsm.slot, _description(hsm), hsm.index, self._words)
@@ -104,20 +137,20 @@ class Gate:
         Nothing waits for it, since the state page has already revoked them.
         """
         for grant in grants:
-            leave = partial(self._leave_store, slot, grant.keys)
+            leave = partial(self._leave_store, slot, grant)
             threading.Thread(target=self._stores.release, args=(grant.keys, leave), daemon=True).start()
 
-    def _leave_store(self, slot: Slot, keys: KeyStore) -> None:
+    def _leave_store(self, slot: Slot, grant: Grant) -> None:
         for connection in list(self.connections):
             with connection.lock:
-                connection.leave_store(slot, keys)
+                connection.leave_store(slot, grant)
 
     # --- what the applications do
 
     def accept(self, listener: socket.socket, idle_seconds: float) -> None:
         """Take connections until nobody was there for `idle_seconds`."""
         listener.settimeout(idle_seconds)
-        room = _room_for_connections()
+        room = _room_for_connections(self.limits.connections)
         while True:
             try:
                 channel, _ = listener.accept()
@@ -130,7 +163,7 @@ class Gate:
                 self.log(f"a connection was turned away: {room} are open")
                 channel.close()
                 continue
-            connection = Connection(self.guest, self.slots)
+            connection = Connection(self.guest, self.slots, self.limits)
             self.connections.add(connection)
             threading.Thread(target=self._serve, args=(channel, connection), daemon=True).start()
 
@@ -174,31 +207,41 @@ def _description(hsm: control.HsmPicture) -> Description:
     return Description(hsm.apqn, hsm.mode, hsm.generation, hsm.serial, hsm.firmware)
 
 
-def _room_for_connections() -> int:
-    """How many connections this process can hold: each takes a descriptor, and the module takes some for its files."""
+def _leave_no_core() -> None:
+    """A module that crashes takes this process along, whose memory holds keys and PINs: none of it goes to a file.
+
+    The limit does not hold where the kernel pipes cores to a program, so no mapping is to be in a core either.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # a kernel without core dumps has no filter for them
+        _CORE_FILTER.write_text("0", encoding="ascii")
+
+
+def _room_for_connections(most: int) -> int:
+    """How many connections this process can hold, `most` or fewer: each takes a descriptor, the module some for its files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + _OTHER_DESCRIPTORS
+    wanted = most + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - _OTHER_DESCRIPTORS)
-    )
+    return most if soft == resource.RLIM_INFINITY else min(most, soft - _OTHER_DESCRIPTORS)
 
 
 def _obey(gate: Gate, channel: socket.socket) -> None:
     """Do what the daemon says, until it is gone."""
-    while (picture := control.receive_picture(channel)) is not None:
-        control.send(channel, control.Ready(gate.adopt(picture)))
+    while (request := control.receive_request(channel)) is not None:
+        control.send(channel, gate.answer(request))
 
 
 def main() -> None:
     """Serve until idle, or until the daemon is gone. Every descriptor comes by number."""
+    _leave_no_core()
     parser = argparse.ArgumentParser(description="serves one guest's PKCS#11 door; started by the daemon")
     parser.add_argument("--guest", required=True)
     parser.add_argument("--module", required=True, type=Path)
     parser.add_argument("--scratch", required=True, type=Path)
     parser.add_argument("--idle-seconds", required=True, type=float)
+    parser.add_argument("--limits", required=True, type=Limits.from_json)
     for name in ("listener", "control", "notices", "page"):
         parser.add_argument(f"--{name}", required=True, type=int)
     options = parser.parse_args()
@@ -210,6 +253,7 @@ def main() -> None:
         options.scratch,
         map_states(options.page),
         socket.socket(fileno=options.notices),
+        options.limits,
     )
     ended = threading.Event()
 
@@ -226,9 +270,9 @@ def main() -> None:
             ended.set()
 
     # No connection is taken before the first picture is there.
-    first = control.receive_picture(channel)
+    first = control.receive_request(channel)
     if first is not None:
-        control.send(channel, control.Ready(gate.adopt(first)))
+        control.send(channel, gate.answer(first))
         threading.Thread(target=until_idle, daemon=True).start()
         threading.Thread(target=until_daemon_ends, daemon=True).start()
         ended.wait()

@@ -16,13 +16,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.state_page import MAX_HSMS, HsmState, StatePage, word
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
@@ -34,6 +35,8 @@ _BACKLOG: Final = 1024
 _PATIENCE: Final = 5  # starts in a row that may fail before a door is left alone for a moment
 _QUICK: Final = 1.0  # seconds from one start to the next that count as in a row
 _PAUSE: Final = 2.0  # seconds
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
@@ -132,6 +135,18 @@ class Gatekeeper:
             self._publish(self._hsms[apqn], HsmState.UNBOUND)
             self._tell()
 
+    def mechanisms(self, apqn: Apqn) -> tuple[control.Mechanism, ...]:
+        """What the module behind a bound HSM can do, by type. Starts the gate if none runs. Raises PartitionUnusable."""
+        request = control.MechanismsOf(_slot(apqn))
+        with self._lock:
+            try:
+                answer = self._with_gate(lambda: self._converse(request, control.receive_mechanisms))
+            except GateError as error:
+                raise PartitionUnusable(str(error)) from None
+        if answer.failed is not None:
+            raise PartitionUnusable(answer.failed)
+        return answer.found
+
     def refusals(self) -> tuple[list[control.Refusal], int]:
         """What the gate refused, newest last, and how many older ones are not kept any more."""
         with self._lock:
@@ -222,20 +237,22 @@ class Gatekeeper:
         self._page.set(hsm.index, hsm.word)
 
     def _require_ready(self, hsm: _Hsm) -> None:
-        """Have a gate that is ready for the HSM. One that died, or left because it was idle, is replaced once."""
-        ran = self._process is not None
-        try:
-            failed = self._ask()
-        except GateEnded:
-            if not ran:
-                raise
-            failed = self._ask()
+        """Have a gate that is ready for the HSM."""
+        failed = self._with_gate(self._exchange)
         if (why := failed.get(str(hsm.data.apqn))) is not None:
             raise PartitionUnusable(why)
 
-    def _ask(self) -> dict[str, str]:
-        self._ensure_running()
-        return self._exchange()
+    def _with_gate(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Ask a gate that runs. One that died, or left because it was idle, is replaced once. Raises GateError."""
+        ran = self._process is not None
+        try:
+            self._ensure_running()
+            return ask()
+        except GateEnded:
+            if not ran:
+                raise
+            self._ensure_running()
+            return ask()
 
     def _publish(self, hsm: _Hsm, state: HsmState) -> None:
         self._epoch += 1
@@ -260,16 +277,22 @@ class Gatekeeper:
 
     def _exchange(self) -> dict[str, str]:
         """Send the picture and take the answer: which HSMs are not ready, and why. Raises GateError."""
+        if self._process is None:
+            return {}
+        return self._converse(self._picture(), control.receive_ready).failed
+
+    def _converse(self, request: control.Request, receive: Callable[[socket.socket], _Answer]) -> _Answer:
+        """Send a request to the gate and take its answer. Raises GateError, and then has ended the gate."""
         process = self._process
         if process is None:
-            return {}
+            raise GateError("no gate runs: the door is closed")
         try:
-            control.send(process.channel, self._picture())
+            control.send(process.channel, request)
         except OSError as error:
             self._end()
             raise GateEnded(f"the gate is gone: {error}") from None
         try:
-            return control.receive_ready(process.channel).failed
+            return receive(process.channel)
         except GateError:
             self._end()
             raise
@@ -282,7 +305,7 @@ class Gatekeeper:
     def _hsm_picture(self, apqn: Apqn, hsm: _Hsm) -> control.HsmPicture:
         return control.HsmPicture(
             apqn=str(apqn),
-            slot=apqn.card << 16 | apqn.domain,
+            slot=_slot(apqn),
             index=hsm.index,
             mode=hsm.data.mode.value,
             generation=hsm.data.generation.name,
@@ -351,15 +374,27 @@ class Gatekeeper:
 
 
 class Gatekeepers:
-    """Makes the doors of all guests. `module` is the PKCS#11 module, `partitions` the directory of the key partitions."""
+    """Makes the doors of all guests. `module` is the PKCS#11 module, `partitions` the directory of the key partitions.
+
+    `limits` hold for the applications of every guest that `guest_limits` does not name.
+    """
 
     def __init__(
-        self, *, run_directory: Path, partitions: Path, module: Path, idle_seconds: float = 60.0
+        self,
+        *,
+        run_directory: Path,
+        partitions: Path,
+        module: Path,
+        idle_seconds: float = 60.0,
+        limits: Limits = DEFAULTS,
+        guest_limits: Mapping[str, Limits] | None = None,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
         self._module = module
         self._idle_seconds = idle_seconds
+        self._limits = limits
+        self._guest_limits = guest_limits or {}
 
     def open(self, guest: str) -> Gatekeeper:
         """Make the guest's door. Raises OSError."""
@@ -374,6 +409,7 @@ class Gatekeepers:
         command = [sys.executable, "-P", "-m", "keyvisor_firmware.broker.gate", "--guest", guest]
         command += ["--module", str(self._module), "--scratch", str(scratch)]
         command += ["--idle-seconds", str(self._idle_seconds)]
+        command += ["--limits", self._guest_limits.get(guest, self._limits).to_json()]
         for name, descriptor in descriptors.items():
             command += [f"--{name}", str(descriptor)]
         return subprocess.Popen(
@@ -384,6 +420,11 @@ class Gatekeepers:
             env=_environment(),
             start_new_session=True,  # Ctrl-C is the daemon's to answer
         )
+
+
+def _slot(apqn: Apqn) -> int:
+    """The id that applications know the HSM by."""
+    return apqn.card << 16 | apqn.domain
 
 
 def _environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.key_store import KeyStore
-from keyvisor_firmware.broker.limits import MAX_OBJECTS, MAX_SESSIONS
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.slots import Grant, Slot
 from keyvisor_hsm.cryptoki import CKR
 
@@ -21,6 +21,7 @@ class Session:
 
     `keys` and `real` are that session's store and handle. When an HSM that was bound is associated, the store
     changes and the next call opens a new one. `began` names the operations that were begun and not seen to end.
+    `inside`: a call is inside the module on the session's behalf.
     """
 
     handle: int
@@ -30,16 +31,18 @@ class Session:
     keys: KeyStore | None = None
     real: int = 0
     began: set[str] = field(default_factory=set)
+    inside: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class ObjectHandle:
-    """An object as one connection names it. `private` is None until somebody had to know."""
+    """An object as one connection names it, under one binding. `private` is None until somebody had to know."""
 
     handle: int
     real: int
     slot: Slot
     keys: KeyStore
+    binding: int
     private: bool | None = None
 
 
@@ -47,6 +50,7 @@ class ObjectHandle:
 class Handles:
     """The maps of one connection."""
 
+    limits: Limits = DEFAULTS
     sessions: dict[int, Session] = field(default_factory=dict)
     objects: dict[int, ObjectHandle] = field(default_factory=dict)
     _numbers: dict[tuple[int, int], ObjectHandle] = field(default_factory=dict)
@@ -54,10 +58,11 @@ class Handles:
 
     def add_session(self, slot: Slot, flags: int, binding: int) -> Session:
         """A new session. Raises Failed past the limit."""
-        if len(self.sessions) >= MAX_SESSIONS:
-            raise Failed(CKR.SESSION_COUNT, f"{MAX_SESSIONS} sessions are open")
+        if len(self.sessions) >= self.limits.sessions:
+            raise Failed(CKR.SESSION_COUNT, f"{self.limits.sessions} sessions are open; close one")
         session = Session(self._next(), slot, flags, binding)
         self.sessions[session.handle] = session
+        slot.sessions.add(session)
         return session
 
     def session(self, handle: int) -> Session:
@@ -68,21 +73,24 @@ class Handles:
             raise Failed(CKR.SESSION_HANDLE_INVALID, "this connection has no such session") from None
 
     def remove_session(self, session: Session) -> None:
-        """Forget a session."""
-        del self.sessions[session.handle]
+        """Forget a session, if nobody has yet."""
+        self.sessions.pop(session.handle, None)
+        session.slot.sessions.discard(session)
 
     def on_slot(self, slot: Slot) -> list[Session]:
         """The sessions on one HSM."""
         return [session for session in self.sessions.values() if session.slot is slot]
 
-    def name_object(self, slot: Slot, keys: KeyStore, real: int, private: bool | None = None) -> ObjectHandle:
+    def name_object(self, slot: Slot, grant: Grant, real: int, private: bool | None = None) -> ObjectHandle:
         """The handle of an object of the module: the one it has, or a new one. Raises Failed past the limit."""
         known = self.known(slot, real)
-        if known is not None and known.keys is keys:
+        if known is not None and known.keys is grant.keys and known.binding == grant.binding:
             return known
-        if len(self.objects) >= MAX_OBJECTS:
-            raise Failed(CKR.HOST_MEMORY, f"{MAX_OBJECTS} object handles are in use; end the connection")
-        named = ObjectHandle(self._next(), real, slot, keys, private)
+        if len(self.objects) >= self.limits.objects:
+            raise Failed(
+                CKR.HOST_MEMORY, f"{self.limits.objects} object handles are in use; end the connection"
+            )
+        named = ObjectHandle(self._next(), real, slot, grant.keys, grant.binding, private)
         self.objects[named.handle] = named
         self._numbers[slot.id, real] = named
         return named
@@ -95,6 +103,10 @@ class Handles:
         """The object with that number, if a session on `slot` may use it. Raises Failed with `rv`."""
         found = self.objects.get(handle)
         if found is None or found.slot is not slot or found.keys is not grant.keys:
+            raise Failed(rv, "this session knows no such object")
+        if (
+            found.binding != grant.binding
+        ):  # the same keys again, and what was known of them is being cleared up
             raise Failed(rv, "this session knows no such object")
         return found
 

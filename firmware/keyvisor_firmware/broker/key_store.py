@@ -10,15 +10,34 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from keyvisor_firmware.broker.partition_room import PartitionRoom, count_token_objects
+from keyvisor_firmware.broker.pin_file import PinFile
+from keyvisor_hsm.cryptoki import CKR
+from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo, list_mechanisms
+from keyvisor_hsm.errors import ModuleRefused
 from keyvisor_hsm.partitions import Partition, PartitionKeys
 
-Owner = tuple[object, int]  # a connection and the id of a slot
+Owner = tuple[object, int, int]  # a connection, the id of a slot, and the binding under which it made the object
 
 
 class KeyStore:
-    """One open partition: its module's functions, its slot, its mechanisms, and the owners of its session objects."""
+    """One open partition: its module's functions, its slot, its mechanisms, and the owners of its session objects.
 
-    __slots__ = ("_partition", "call", "mechanisms", "owners", "slot", "token_objects", "users")
+    `opening` is held while a session is opened on an HSM that leads here, and while all objects are destroyed, which
+    must not happen where a session is open.
+    """
+
+    __slots__ = (
+        "_mechanisms",
+        "_partition",
+        "call",
+        "opening",
+        "owners",
+        "room",
+        "slot",
+        "token_objects",
+        "users",
+    )
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
@@ -26,8 +45,29 @@ class KeyStore:
         self.slot = partition.slot
         self.owners: dict[int, Owner] = {}
         self.token_objects: set[int] = set()
-        self.mechanisms: dict[int, tuple[int, int, int]] = {}
+        self._mechanisms: dict[int, MechanismInfo] = {}
+        self.opening = threading.Lock()
+        self.room = PartitionRoom(self.owners, lambda: count_token_objects(self.call, self.slot))
         self.users = 0
+
+    @property
+    def pins(self) -> PinFile:
+        """The PINs that applications have set in this partition."""
+        return PinFile(self._partition.directory)
+
+    def authenticate(self, session: int) -> int:
+        """Confirm the login for what the module's session has begun with a key that wants that; the CK_RV."""
+        try:
+            self._partition.authenticate(session)
+        except ModuleRefused as refused:
+            return refused.rv
+        return CKR.OK
+
+    def mechanisms(self) -> dict[int, MechanismInfo]:
+        """What the token can do, asked once: it cannot change. Raises ModuleRefused."""
+        if not self._mechanisms:
+            self._mechanisms = list_mechanisms(self._partition.module, self.slot)
+        return self._mechanisms
 
     def close(self) -> None:
         """End the module's instance. Nobody may be inside."""

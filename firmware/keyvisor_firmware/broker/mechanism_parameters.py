@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from keyvisor_firmware.broker.cursor import Cursor
-from keyvisor_firmware.broker.errors import Failed
+from keyvisor_firmware.broker.errors import Failed, ProtocolError
+from keyvisor_guest.wire import client_releases
 from keyvisor_hsm.cryptoki import CKM, CKR
 from keyvisor_hsm.cryptoki.native import Mechanism, Pointer
 
@@ -22,13 +23,14 @@ _NULL: Final = 0xFFFFFFFF
 class Encoding(enum.Enum):
     """How a client writes mechanisms. Its release decides, which its first byte tells; not the negotiated version."""
 
+    UP_TO_0_24 = "as 0.25.0 does, and nested templates are unknown"
     UP_TO_0_25_5 = "the length ffffffff stands for no parameter"
     FROM_0_25_6 = "a byte tells whether a parameter follows"
 
     @classmethod
     def of(cls, first_byte: int) -> Encoding:
         """The encoding of a client that began with this byte."""
-        return cls.FROM_0_25_6 if first_byte >= 2 else cls.UP_TO_0_25_5
+        return (cls.UP_TO_0_24, cls.UP_TO_0_25_5, cls.FROM_0_25_6)[min(first_byte, 2)]
 
 
 def _pss(cursor: Cursor) -> Parameter:
@@ -50,6 +52,8 @@ def _ecdh1(cursor: Cursor) -> Parameter:
     kdf = cursor.u64()
     shared, shared_length = _sized(cursor)
     public, public_length = _sized(cursor)
+    if not public_length:
+        raise Failed(CKR.MECHANISM_PARAM_INVALID, "the other side's public value is empty")
     return [kdf, shared_length, shared, public_length, public]
 
 
@@ -101,7 +105,7 @@ PARAMETERS: Final[dict[int, Callable[[Cursor], Parameter]]] = {
         _pss,
     ),
     **_rows("RSA_PKCS_OAEP", _oaep),
-    **_rows("ECDH1_DERIVE", _ecdh1),
+    **_rows("ECDH1_DERIVE IBM_EC_X25519 IBM_EC_X448", _ecdh1),
     **_rows("AES_CBC AES_CBC_PAD AES_OFB AES_CFB1 AES_CFB8 AES_CFB64 AES_CFB128 AES_CTS", _flat(16)),
     **_rows("AES_CTR", _ctr),
     **_rows("AES_GCM", _gcm),
@@ -120,58 +124,53 @@ def read_mechanism(cursor: Cursor, encoding: Encoding, behind: int | None = None
     """Read `M`. None is a NULL pointer. Raises ProtocolError, or Failed with the CK_RV that the client gets.
 
     `behind`: in a call that begins an operation, the bytes of its other arguments behind the mechanism. Clients 0.25.0
-    to 0.25.2 write a NULL pointer there as 0, the number of a mechanism that begins none, and nothing more.
+    to 0.25.2 write a NULL pointer there as 0, the number of a mechanism that begins none, and nothing more; and of a
+    type that no list has, the bytes that are left tell whether a parameter follows.
     """
     type_ = cursor.u32()
     if type_ == _NULL:
         return None
-    if type_ == 0 and encoding is Encoding.UP_TO_0_25_5 and cursor.left == behind:
+    if type_ == 0 and encoding is not Encoding.FROM_0_25_6 and cursor.left == behind:
         return None
-    reader = PARAMETERS.get(type_)
-    if encoding is Encoding.FROM_0_25_6:
-        return Mechanism(type_, _read_new(cursor, type_, reader))
-    return Mechanism(type_, (reader or _nothing)(cursor))
+    new = encoding is Encoding.FROM_0_25_6
+    if type_ in NOT_READ or (new and behind is None and not _known(type_)):
+        raise Failed(CKR.MECHANISM_INVALID, f"the mechanism {type_:#x} cannot be read from this client")
+    if not _known(type_):
+        _pass_unknown(cursor, type_, new, behind)
+        return Mechanism(type_, None)
+    if type_ in PARAMETERS:
+        return Mechanism(type_, PARAMETERS[type_](cursor) if not new or cursor.u8() else None)
+    if not new:
+        _pass_nothing(cursor)
+    return Mechanism(type_, None)
 
 
-def _read_new(cursor: Cursor, type_: int, reader: Callable[[Cursor], Parameter] | None) -> Parameter:
-    if reader is None:
-        if type_ not in WITHOUT_PARAMETER:
-            raise Failed(CKR.MECHANISM_INVALID, f"the mechanism {type_:#x} cannot be read from this client")
-        return None
-    return reader(cursor) if cursor.u8() else None
+def _known(type_: int) -> bool:
+    return type_ in PARAMETERS or type_ in WITHOUT_PARAMETER
 
 
-def _nothing(cursor: Cursor) -> Parameter:
+def _pass_unknown(cursor: Cursor, type_: int, new: bool, behind: int | None) -> None:
+    """A type that no list has must not cost the connection, whatever a later client writes behind it."""
+    try:
+        if not new or (cursor.left != behind and cursor.u8()):
+            _pass_nothing(cursor)
+        if behind in (None, cursor.left):
+            return
+    except ProtocolError:
+        pass
+    raise Failed(CKR.MECHANISM_INVALID, f"the mechanism {type_:#x} cannot be read from this client")
+
+
+def _pass_nothing(cursor: Cursor) -> None:
     """The generic form for a type without row: only an absent or an empty parameter is taken."""
-    if not cursor.sized_bytes():
-        return None
-    raise Failed(CKR.MECHANISM_PARAM_INVALID, "the mechanism takes no parameter here")
+    if cursor.sized_bytes():
+        raise Failed(CKR.MECHANISM_PARAM_INVALID, "the mechanism takes no parameter here")
 
 
-# Section 7.2, as of 0.25.0: after these types a client from 0.25.6 on writes nothing.
-# fmt: off
-WITHOUT_PARAMETER: Final[frozenset[int]] = frozenset((
-    CKM.RSA_PKCS_KEY_PAIR_GEN, CKM.RSA_X9_31_KEY_PAIR_GEN, CKM.RSA_PKCS, CKM.RSA_9796, CKM.RSA_X_509,
-    CKM.RSA_X9_31, CKM.MD2_RSA_PKCS, CKM.MD5_RSA_PKCS, CKM.SHA1_RSA_PKCS, CKM.SHA256_RSA_PKCS,
-    CKM.SHA384_RSA_PKCS, CKM.SHA512_RSA_PKCS, CKM.RIPEMD128_RSA_PKCS, CKM.RIPEMD160_RSA_PKCS,
-    CKM.SHA1_RSA_X9_31, CKM.DSA_KEY_PAIR_GEN, CKM.DSA_PARAMETER_GEN, CKM.DSA, CKM.DSA_SHA1,
-    CKM.FORTEZZA_TIMESTAMP, CKM.EC_KEY_PAIR_GEN, CKM.ECDSA, CKM.ECDSA_SHA1, CKM.DH_PKCS_KEY_PAIR_GEN,
-    CKM.DH_PKCS_PARAMETER_GEN, CKM.X9_42_DH_KEY_PAIR_GEN, CKM.X9_42_DH_PARAMETER_GEN, CKM.KEA_KEY_PAIR_GEN,
-    CKM.GENERIC_SECRET_KEY_GEN, CKM.RC2_KEY_GEN, CKM.RC4_KEY_GEN, CKM.RC4, CKM.RC5_KEY_GEN,
-    CKM.AES_KEY_GEN, CKM.AES_ECB, CKM.AES_MAC, CKM.DES_KEY_GEN, CKM.DES2_KEY_GEN, CKM.DES3_KEY_GEN,
-    CKM.CDMF_KEY_GEN, CKM.CAST_KEY_GEN, CKM.CAST3_KEY_GEN, CKM.CAST128_KEY_GEN, CKM.IDEA_KEY_GEN,
-    CKM.SSL3_PRE_MASTER_KEY_GEN, CKM.TLS_PRE_MASTER_KEY_GEN, CKM.SKIPJACK_KEY_GEN, CKM.BATON_KEY_GEN,
-    CKM.JUNIPER_KEY_GEN, CKM.RC2_ECB, CKM.DES_ECB, CKM.DES3_ECB, CKM.CDMF_ECB, CKM.CAST_ECB, CKM.CAST3_ECB,
-    CKM.CAST128_ECB, CKM.RC5_ECB, CKM.IDEA_ECB, CKM.RC2_MAC, CKM.DES_MAC, CKM.DES3_MAC, CKM.CDMF_MAC,
-    CKM.CAST_MAC, CKM.CAST3_MAC, CKM.RC5_MAC, CKM.IDEA_MAC, CKM.SSL3_MD5_MAC, CKM.SSL3_SHA1_MAC,
-    CKM.SKIPJACK_WRAP, CKM.BATON_WRAP, CKM.JUNIPER_WRAP, CKM.MD2, CKM.MD2_HMAC, CKM.MD5, CKM.MD5_HMAC,
-    CKM.SHA_1, CKM.SHA_1_HMAC, CKM.SHA256, CKM.SHA256_HMAC, CKM.SHA384, CKM.SHA384_HMAC, CKM.SHA512,
-    CKM.SHA512_HMAC, CKM.FASTHASH, CKM.RIPEMD128, CKM.RIPEMD128_HMAC, CKM.RIPEMD160, CKM.RIPEMD160_HMAC,
-    CKM.KEY_WRAP_LYNKS, CKM.SHA224_RSA_PKCS, CKM.ECDSA_SHA224, CKM.ECDSA_SHA256, CKM.ECDSA_SHA384,
-    CKM.ECDSA_SHA512, CKM.AES_CMAC, CKM.DES3_CMAC, CKM.SHA1_KEY_DERIVATION, CKM.SHA224, CKM.SHA224_HMAC,
-    CKM.SHA224_KEY_DERIVATION, CKM.SHA256_KEY_DERIVATION, CKM.SHA384_KEY_DERIVATION,
-    CKM.SHA512_KEY_DERIVATION, CKM.SHA512_T, CKM.SHA512_T_HMAC, CKM.SHA512_T_KEY_DERIVATION,
-    CKM.SHA512_224, CKM.SHA512_224_HMAC, CKM.SHA512_224_KEY_DERIVATION, CKM.SHA512_256,
-    CKM.SHA512_256_HMAC, CKM.SHA512_256_KEY_DERIVATION,
-))
-# fmt: on
+# Parameters that some client writes and the broker does not read: own encodings, three of them with a key's handle.
+NOT_READ: Final[frozenset[int]] = frozenset(
+    {CKM.IBM_ATTRIBUTEBOUND_WRAP, CKM.IBM_ECDSA_OTHER, CKM.IBM_BTC_DERIVE, CKM.IBM_KYBER}
+)
+
+# Section 7.2: after these types a client from 0.25.6 on writes nothing.
+WITHOUT_PARAMETER: Final[frozenset[int]] = frozenset(client_releases.names()) - PARAMETERS.keys() - NOT_READ

@@ -1,79 +1,212 @@
-"""One connection's thread: bytes from the socket, one answer each, bytes back; until the application or the protocol ends it."""
+"""One connection's threads: bytes from the socket, one answer each, bytes back; until the application or the protocol ends it.
+
+One thread at a time reads, and answers what is quick while it does. Before it answers what may be slow it hands the
+reading on, so that a key generation holds up nobody; replies then leave in the order in which they are ready
+(pkcs11-rpc.md, section 2). Knows no HSM and no policy.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from keyvisor_firmware.broker.answers import ANSWERS
+from keyvisor_firmware.broker.calls import Call, Role
 from keyvisor_firmware.broker.codec import pack_error, read_request
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused
-from keyvisor_firmware.broker.framing import HEAD_LENGTH, frame, negotiate, parse_head
+from keyvisor_firmware.broker.frames import EndOfConnection, Frames
+from keyvisor_firmware.broker.framing import frame, negotiate
 from keyvisor_firmware.broker.mechanism_parameters import Encoding
-
-_RECEIVE: Final = 1 << 18
+from keyvisor_hsm.cryptoki import CKM, CKR
+from keyvisor_hsm.cryptoki.flags import CKF_DONT_BLOCK
 
 # The name of the call, and its refusal.
 OnRefusal = Callable[[str, Refused], None]
 
+# Calls that may take long whatever they are given: they make keys, hash PINs or wait.
+_SLOW: Final = frozenset(
+    (
+        "C_InitToken",
+        "C_InitToken2",
+        "C_InitPIN",
+        "C_SetPIN",
+        "C_Login",
+        "C_LoginUser",
+        "C_CreateObject",
+        "C_GenerateKey",
+        "C_GenerateKeyPair",
+        "C_UnwrapKey",
+        "C_DeriveKey",
+        "C_DeriveKey2",
+        "C_WaitForSlotEvent",
+    )
+)
+# Calls that take long with a private key of these mechanisms, and the calls that say which mechanism it is.
+_WITH_PRIVATE_KEY: Final = frozenset(
+    ("C_Sign", "C_SignFinal", "C_SignRecover", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal")
+)
+_BEGIN: Final = frozenset(("C_SignInit", "C_SignRecoverInit", "C_DecryptInit"))
+_HEAVY: Final = frozenset(type_ for type_ in CKM if "RSA" in type_.name or type_.name.startswith("DSA"))
 
-class EndOfConnection(Exception):
-    """The application closed its end."""
+SLOW_BODY: Final = 1 << 16  # bytes of a request from which on any call may take long
 
 
-class Frames:
-    """Cuts what a socket delivers into frames. Asks for as much as there is, so that one call mostly brings a whole one."""
+class Turns:
+    """Who reads: one thread at a time. Threads are made when the reading is handed on and nobody waits for it."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, most: int) -> None:
+        self._changed = threading.Condition()
+        self._free = True
+        self._waiting = 0
+        self._most = most
+        self._threads: list[threading.Thread] = []
+        self.end: BaseException | None = None
+
+    def take(self) -> bool:
+        """Wait for the turn to read. False if the connection has ended."""
+        with self._changed:
+            self._waiting += 1
+            while not self._free and self.end is None:
+                self._changed.wait()
+            self._waiting -= 1
+            self._free = False
+            return self.end is None
+
+    def hand_on(self, work: Callable[[], None]) -> bool:
+        """Let another thread read, a new one if need be. False if there are as many as there may be, all busy."""
+        with self._changed:
+            if not self._waiting:
+                if len(self._threads) >= self._most:
+                    return False
+                self._threads.append(threading.Thread(target=work, daemon=True))
+                self._threads[-1].start()
+            self._free = True
+            self._changed.notify()
+            return True
+
+    def finish(self, end: BaseException) -> None:
+        """Nobody reads any more. What ended it first is kept."""
+        with self._changed:
+            self.end = self.end or end
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until the other threads are done with what they do."""
+        for thread in self._threads:
+            thread.join()
+
+
+class Service:
+    """The threads of one connection. `run` is the first of them."""
+
+    def __init__(self, channel: socket.socket, connection: Connection, on_refusal: OnRefusal) -> None:
         self._channel = channel
-        self._buffer = bytearray()
+        self._connection = connection
+        self._on_refusal = on_refusal
+        self._frames = Frames(channel, connection.limits)
+        self._turns = Turns(connection.limits.operations_in_flight)
+        self._sending = threading.Lock()
+        self._heavy: set[int] = set()  # sessions that have begun something with a mechanism that takes long
+        self._encoding = Encoding.UP_TO_0_25_5
 
-    def take(self, length: int) -> bytes:
-        """The next `length` bytes. Raises EndOfConnection, OSError."""
-        while len(self._buffer) < length:
-            received = self._channel.recv(_RECEIVE)
-            if not received:
-                raise EndOfConnection
-            self._buffer += received
-        taken = bytes(memoryview(self._buffer)[:length])
-        del self._buffer[:length]
-        return taken
+    def run(self) -> None:
+        """Answer until the connection ends. Raises what ended it, but for the application's own closing."""
+        try:
+            first = self._frames.take(1)[0]
+            self._encoding = Encoding.of(first)
+            self._channel.sendall(bytes((negotiate(first),)))
+            self._work()
+        except BaseException as end:
+            self._finish(end)
+        self._turns.join()
+        with self._connection.lock:
+            self._connection.close()
+        if self._turns.end is not None and not isinstance(self._turns.end, EndOfConnection):
+            raise self._turns.end
 
-    def next(self) -> tuple[int, bytes]:
-        """The next call's code and body. Raises ProtocolError, EndOfConnection, OSError."""
-        head = parse_head(self.take(HEAD_LENGTH))
-        return head.code, self.take(head.options + head.body)[head.options :]
+    def _work(self) -> None:
+        """Read and answer in turns with the other threads. Whatever ends it ends them all, and is kept for `run`."""
+        try:
+            while self._turns.take():
+                self._answer(*self._answer_until_slow())
+        except BaseException as end:
+            self._finish(end)
+
+    def _finish(self, end: BaseException) -> None:
+        """Nobody reads any more, nobody waits for a slot event: there is nobody to tell."""
+        self._turns.finish(end)
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+        with self._connection.lock:
+            self._connection.ended = True
+            self._connection.notify()
+
+    def _answer_until_slow(self) -> tuple[int, Call, tuple[Any, ...]]:
+        """Read and answer; back with the first call that may be slow, the reading handed on."""
+        while True:
+            code, body = self._frames.next()
+            try:
+                call, values = read_request(body, self._encoding, self._connection.limits)
+            except Failed as failed:
+                self._send(code, pack_error(failed.rv))
+                continue
+            if self._may_be_slow(call, values, len(body)) and self._turns.hand_on(self._work):
+                return code, call, values
+            if _waits(call, values):  # whoever reads must not wait: nobody would see the application go
+                self._send(code, pack_error(CKR.HOST_MEMORY))
+            else:
+                self._answer(code, call, values)
+
+    def _may_be_slow(self, call: Call, values: tuple[Any, ...], length: int) -> bool:
+        name = call.name
+        if name in _SLOW or length > SLOW_BODY:
+            return True
+        if call.roles[:1] != (Role.SESSION,):
+            return False
+        session = values[0]
+        if name in _BEGIN:
+            heavy = values[1] is not None and values[1].type in _HEAVY
+            (self._heavy.add if heavy else self._heavy.discard)(session)
+        if name in _WITH_PRIVATE_KEY and session in self._heavy:
+            return True
+        return self._connection.is_inside(session)  # it would wait for the call that is
+
+    def _answer(self, code: int, call: Call, values: tuple[Any, ...]) -> None:
+        self._send(code, perform(self._connection, call, values, self._on_refusal))
+
+    def _send(self, code: int, body: bytes) -> None:
+        with self._sending:
+            self._channel.sendall(frame(code, body))
+
+
+def _waits(call: Call, values: tuple[Any, ...]) -> bool:
+    """Whether a call waits for something that may never be."""
+    return call.name == "C_WaitForSlotEvent" and not values[0] & CKF_DONT_BLOCK
 
 
 def serve(channel: socket.socket, connection: Connection, on_refusal: OnRefusal) -> None:
     """Answer until the connection ends. Raises ProtocolError for bytes that are not the protocol, OSError."""
-    frames = Frames(channel)
-    try:
-        first = frames.take(1)[0]
-        channel.sendall(bytes((negotiate(first),)))
-        encoding = Encoding.of(first)
-        while True:
-            code, body = frames.next()
-            with connection.lock:
-                reply = answer(connection, body, encoding, on_refusal)
-            channel.sendall(frame(code, reply))
-    except EndOfConnection:
-        pass
-    finally:
-        with connection.lock:
-            connection.close()
+    Service(channel, connection, on_refusal).run()
 
 
 def answer(connection: Connection, body: bytes, encoding: Encoding, on_refusal: OnRefusal) -> bytes:
     """The body that answers `body`. Raises ProtocolError."""
     try:
-        call, values = read_request(body, encoding)
+        call, values = read_request(body, encoding, connection.limits)
     except Failed as failed:
         return pack_error(failed.rv)
+    return perform(connection, call, values, on_refusal)
+
+
+def perform(connection: Connection, call: Call, values: tuple[Any, ...], on_refusal: OnRefusal) -> bytes:
+    """The body that answers a call."""
     try:
-        return ANSWERS[call.id](connection, call, values)
+        with connection.lock:
+            return ANSWERS[call.id](connection, call, values)
     except Failed as failed:
         return pack_error(failed.rv)
     except Refused as refused:

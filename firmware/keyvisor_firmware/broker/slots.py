@@ -40,15 +40,17 @@ class Slot:
     """One attached HSM. `index` is its place in the state page; `description` is replaced, never changed.
 
     Grants are offered before the page shows their word, and the page alone decides which one is good: between the
-    offer and the page's change the old grant still is, so nobody who is at work notices.
+    offer and the page's change the old grant still is, so nobody who is at work notices. `sessions` are those of all
+    connections.
     """
 
-    __slots__ = ("_grants", "_words", "description", "id", "index")
+    __slots__ = ("_grants", "_words", "description", "id", "index", "sessions")
 
     def __init__(self, id_: int, description: Description, index: int, words: memoryview) -> None:
         self.id = id_
         self.description = description
         self.index = index
+        self.sessions: set[object] = set()
         self._grants: dict[int, Grant] = {}
         self._words = words
 
@@ -67,6 +69,10 @@ class Slot:
         gone = tuple(one for word_, one in self._grants.items() if word_ not in kept)
         self._grants = kept
         return gone
+
+    def settled(self) -> bool:
+        """Whether the page shows the word that was offered last. Grants run ahead of the page for a moment."""
+        return not self._grants or next(reversed(self._grants)) == self._words[self.index]
 
     def present(self) -> bool:
         """Whether the HSM is bound, so that its token is there."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyvisor_firmware.config import Config, load
 from keyvisor_firmware.errors import FirmwareError
-from keyvisor_guest import stock_client
+from keyvisor_guest import client_release, stock_client
 from keyvisor_guest.errors import SdkError
 from keyvisor_guest.state_directory import host_socket, pkcs11_socket, state_directory
+from keyvisor_guest.wire.client_releases import since
+from keyvisor_hsm.cryptoki.mechanism_list import list_mechanisms
+from keyvisor_hsm.errors import HsmError
+from keyvisor_hsm.partitions import Partition, PartitionKeys
 
 
 class _Lacking(Exception):
@@ -36,7 +43,8 @@ def checkup(state: Path | None, config: Path | None) -> tuple[Finding, ...]:
     checks: tuple[tuple[str, bool, Callable[[], str]], ...] = (
         ("Python", True, _python),
         ("PKCS#11 module (SoftHSM 2)", True, lambda: str(_config(config).module_path())),
-        ("stock client (p11-kit)", True, lambda: str(stock_client.find())),
+        ("stock client (p11-kit)", True, _client),
+        ("all mechanisms", False, lambda: _mechanisms(_config(config).module_path())),
         (
             "pkcs11-tool",
             False,
@@ -54,7 +62,7 @@ def checkup(state: Path | None, config: Path | None) -> tuple[Finding, ...]:
 def _finding(check: str, needed: bool, look: Callable[[], str]) -> Finding:
     try:
         return Finding(check, True, needed, look())
-    except (FirmwareError, SdkError, _Lacking) as error:
+    except (FirmwareError, SdkError, HsmError, OSError, _Lacking) as error:
         return Finding(check, False, needed, str(error))
 
 
@@ -65,6 +73,45 @@ def _python() -> str:
 
 def _config(path: Path | None) -> Config:
     return Config() if path is None else load(path)
+
+
+def _client() -> str:
+    library = stock_client.find()
+    return f"{library}, release {client_release.release(library)}"
+
+
+def _mechanisms(module: Path) -> str:
+    """What the client loses of what the module has; fine where it loses nothing."""
+    types = _listed(module)
+    installed = client_release.release(stock_client.find())
+    if installed == client_release.UNKNOWN:
+        raise _Lacking(
+            f"which of the module's {len(types)} the client carries cannot be told from its release"
+        )
+    lost = [type_ for type_ in types if not client_release.carries(type_, installed)]
+    carried = f"the client carries {len(types) - len(lost)} of the module's {len(types)}"
+    if lost:
+        raise _Lacking(f"{carried}; {_losses(lost)}; `keyvisor guest mechanisms` lists them")
+    return carried
+
+
+def _losses(lost: Sequence[int]) -> str:
+    """How many of the lost each later release would carry."""
+    counts = Counter(since(type_) for type_ in lost)
+    none = counts.pop(None, 0)
+    by_release = [f"release {name} carries {count} more" for name, count in sorted(counts.items()) if name]
+    return ", ".join([*by_release, *([f"no release carries the other {none}"] if none else [])])
+
+
+def _listed(module: Path) -> tuple[int, ...]:
+    """The types of the mechanisms that a token of the module has: of one that is made for this and thrown away."""
+    keys = PartitionKeys("doctor", *(secrets.token_hex(16).encode() for _ in range(2)))
+    with tempfile.TemporaryDirectory(prefix="keyvisor-") as directory:
+        partition = Partition.open(Path(directory) / "token", keys, module)
+        try:
+            return tuple(list_mechanisms(partition.module, partition.slot))
+        finally:
+            partition.close()
 
 
 def _program(name: str, package: str, purpose: str) -> str:

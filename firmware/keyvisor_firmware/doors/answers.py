@@ -5,8 +5,9 @@ from __future__ import annotations
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import Entry
 from keyvisor_firmware.state.records import Event
-from keyvisor_firmware.views import GuestView, HsmView, RefusalView
+from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages
+from keyvisor_hsm.cryptoki import CKM
 
 
 def guest(view: GuestView) -> messages.Guest:
@@ -53,6 +54,20 @@ def identity(instance: Instance) -> messages.Identity:
 def secret(entry: Entry) -> messages.Secret:
     """For the guest: never the value."""
     return messages.Secret(index=entry.index, type=int(entry.kind), length=entry.length, id=entry.id.hex())
+
+
+def mechanism(view: MechanismView) -> messages.Mechanism:
+    """For the guest. One that PKCS#11 has no name for is called by its number."""
+    about = view.mechanism
+    known = about.type in CKM.__members__.values()
+    return messages.Mechanism(
+        type=about.type,
+        name=f"CKM_{CKM(about.type).name}" if known else f"{about.type:#010x}",
+        min_key_size=about.min_key_size,
+        max_key_size=about.max_key_size,
+        flags=about.flags,
+        allowed=view.allowed,
+    )
 
 
 def refusal(view: RefusalView) -> messages.Refusal:

@@ -41,6 +41,10 @@ class GuestHandlers:
     def associate(self, apqn: Apqn, body: messages.Associate) -> messages.Hsm:
         return answers.hsm(self._firmware.associate(self._instance, apqn, _secret_id(body)))
 
+    def mechanisms(self, apqn: Apqn) -> messages.MechanismList:
+        views = self._firmware.mechanisms(self._instance, apqn)
+        return messages.MechanismList(mechanisms=[answers.mechanism(view) for view in views])
+
     def list_secrets(self) -> messages.SecretList:
         entries, locked = self._firmware.list_secrets(self._instance)
         return messages.SecretList(secrets=[answers.secret(entry) for entry in entries], locked=locked)

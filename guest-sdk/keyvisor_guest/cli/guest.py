@@ -95,6 +95,31 @@ def associate(
 
 
 @app.command()
+def mechanisms(
+    guest: GuestOption,
+    hsm: Annotated[
+        str | None, typer.Option("--hsm", metavar="APQN", help="The HSM; without it every bound one.")
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Per mechanism: whether the module has it, policy allows it, and the installed client carries it.
+
+    A client drops what it cannot carry from every list that an application gets, and refuses it before anything is sent.
+    """
+    from keyvisor_guest.cli.mechanism_table import show_mechanisms
+    from keyvisor_guest.client_release import release
+    from keyvisor_guest.stock_client import find
+
+    doors = _guest(guest, state)
+    chosen = [hsm] if hsm else [one.apqn for one in doors.hsms() if one.state in ("bound", "associated")]
+    if not chosen:
+        raise SdkError(f"guest `{guest}` has bound no HSM: `keyvisor guest bind APQN` does")
+    found = {apqn: doors.mechanisms(apqn) for apqn in chosen}
+    show_mechanisms(found, release(find()), as_json=as_json)
+
+
+@app.command()
 def apply(
     file: Annotated[Path, InputFile],
     guest: GuestOption,

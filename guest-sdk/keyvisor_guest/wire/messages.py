@@ -156,6 +156,24 @@ class ApplyPlan(Message):
     steps: Annotated[list[Step], Field(max_length=1024)]
 
 
+class Mechanism(Message):
+    """One mechanism of the module behind an HSM: CK_MECHANISM_TYPE, its name, and CK_MECHANISM_INFO as the module says it.
+
+    `allowed`: whether policy lets the guest use it.
+    """
+
+    type: int
+    name: str
+    min_key_size: int
+    max_key_size: int
+    flags: int
+    allowed: bool
+
+
+class MechanismList(Message):
+    mechanisms: list[Mechanism]
+
+
 class Refusal(Message):
     """One request that the gate refused: the code that went to the application, why, and what was missing."""
 
@@ -221,6 +239,14 @@ GUEST_ROUTES: tuple[Route, ...] = (
         "associate a secret with a bound HSM: sensitive requests pass",
         Associate,
         Hsm,
+    ),
+    Route(
+        "GET",
+        "/hsms/{apqn}/mechanisms",
+        "mechanisms",
+        "what the module behind a bound HSM can do, and what policy allows",
+        None,
+        MechanismList,
     ),
     Route(
         "GET", "/secrets", "list_secrets", "the secrets of this guest, without their values", None, SecretList

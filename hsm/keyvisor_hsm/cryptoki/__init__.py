@@ -2,7 +2,7 @@
 
 from keyvisor_hsm.cryptoki.attributes import CKA
 from keyvisor_hsm.cryptoki.mechanisms import CKM
-from keyvisor_hsm.cryptoki.module import FUNCTIONS, Module
+from keyvisor_hsm.cryptoki.module import FUNCTIONS, FUNCTIONS_3_0, Module
 from keyvisor_hsm.cryptoki.return_values import CKR
 
-__all__ = ["CKA", "CKM", "CKR", "FUNCTIONS", "Module"]
+__all__ = ["CKA", "CKM", "CKR", "FUNCTIONS", "FUNCTIONS_3_0", "Module"]

@@ -1,6 +1,7 @@
 """CK_MECHANISM_TYPE: the mechanisms.
 
-Values of the PKCS#11 2.40 and 3.0 headers; a test compares them with the headers where they are installed.
+Values of the PKCS#11 2.40 and 3.0 headers; a test compares them with the headers where they are installed. IBM's own
+are those that clients of the p11-kit RPC let through, as openCryptoki's and the EP11 library's headers have them.
 """
 
 from __future__ import annotations
@@ -345,3 +346,21 @@ class CKM(enum.IntEnum):
     RSA_PKCS_OAEP_TPM_1_1 = 0x4002
     EC_EDWARDS_KEY_PAIR_GEN = 0x1055
     EDDSA = 0x1057
+    IBM_SHA3_224 = 0x80010001
+    IBM_SHA3_256 = 0x80010002
+    IBM_SHA3_384 = 0x80010003
+    IBM_SHA3_512 = 0x80010004
+    IBM_CMAC = 0x80010007
+    IBM_EC_X25519 = 0x8001001B
+    IBM_ED25519_SHA512 = 0x8001001C
+    IBM_EC_X448 = 0x8001001E
+    IBM_ED448_SHA3 = 0x8001001F
+    IBM_DILITHIUM = 0x80010023
+    IBM_KYBER = 0x80010024
+    IBM_SHA3_224_HMAC = 0x80010025
+    IBM_SHA3_256_HMAC = 0x80010026
+    IBM_SHA3_384_HMAC = 0x80010027
+    IBM_SHA3_512_HMAC = 0x80010028
+    IBM_ECDSA_OTHER = 0x80010031
+    IBM_ATTRIBUTEBOUND_WRAP = 0x80020004
+    IBM_BTC_DERIVE = 0x80070001

@@ -1,4 +1,4 @@
-"""The raw binding of a PKCS#11 module: its 68 functions, called with plain integers.
+"""The raw binding of a PKCS#11 module: its functions, those of 3.0 where it has them, called with plain integers.
 
 Numbers are passed as they are, everything else as an address (see native.py). Every call releases the
 interpreter's lock and returns the CK_RV. It knows no policy, no session and no token.
@@ -94,6 +94,36 @@ FUNCTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("C_WaitForSlotEvent", 3),
 )
 
+# What CK_FUNCTION_LIST_3_0 has behind the functions of 2.40.
+FUNCTIONS_3_0: Final[tuple[tuple[str, int], ...]] = (
+    ("C_GetInterfaceList", 2),
+    ("C_GetInterface", 4),
+    ("C_LoginUser", 6),
+    ("C_SessionCancel", 2),
+    ("C_MessageEncryptInit", 3),
+    ("C_EncryptMessage", 9),
+    ("C_EncryptMessageBegin", 5),
+    ("C_EncryptMessageNext", 8),
+    ("C_MessageEncryptFinal", 1),
+    ("C_MessageDecryptInit", 3),
+    ("C_DecryptMessage", 9),
+    ("C_DecryptMessageBegin", 5),
+    ("C_DecryptMessageNext", 8),
+    ("C_MessageDecryptFinal", 1),
+    ("C_MessageSignInit", 3),
+    ("C_SignMessage", 7),
+    ("C_SignMessageBegin", 3),
+    ("C_SignMessageNext", 7),
+    ("C_MessageSignFinal", 1),
+    ("C_MessageVerifyInit", 3),
+    ("C_VerifyMessage", 7),
+    ("C_VerifyMessageBegin", 3),
+    ("C_VerifyMessageNext", 7),
+    ("C_MessageVerifyFinal", 1),
+)
+
+_INTERFACE_NAME = b"PKCS 11"
+_VERSION_3_0 = b"\3\0"
 _FIRST_POINTER = 8  # CK_VERSION is padded to the first pointer
 
 # The module reads its configuration's path from the environment while it initialises, so only one may do so at a time.
@@ -140,7 +170,10 @@ class Module:
         rv = get_function_list(ctypes.byref(pointer))
         if rv != CKR.OK or not pointer.value:
             raise ModuleUnusable(f"`{path}` gave no function list ({rv:#x})")
-        return cls(path, _functions(pointer.value), library)
+        newer = interface_3_0(library)
+        if newer:
+            return cls(path, bind(newer, FUNCTIONS + FUNCTIONS_3_0), library)
+        return cls(path, bind(pointer.value, FUNCTIONS), library)
 
     @classmethod
     def load_private(cls, path: Path) -> Module:
@@ -183,13 +216,38 @@ class Module:
 # Finalised private instances, by library. Appending and popping are whole for every thread.
 _RETIRED: defaultdict[Path, list[Module]] = defaultdict(list)
 
-_PROTOTYPES = {n: ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_ulong] * n) for n in {n for _, n in FUNCTIONS}}
+_PROTOTYPES = {
+    n: ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_ulong] * n)
+    for n in {n for _, n in FUNCTIONS + FUNCTIONS_3_0}
+}
 
 
-def _functions(function_list: int) -> dict[str, Function]:
-    addresses = (ctypes.c_void_p * len(FUNCTIONS)).from_address(function_list + _FIRST_POINTER)
+def interface_3_0(library: object) -> int:
+    """The address of the library's CK_FUNCTION_LIST_3_0; 0 where it has none.
+
+    A module of 3.1 or later may know its own version alone, and a list of any 3.x begins with that of 3.0: so its
+    first interface is taken too, if the version in its list says 3.
+    """
+    get_interface = getattr(library, "C_GetInterface", None)
+    if get_interface is None:
+        return 0
+    get_interface.restype = ctypes.c_ulong
+    name, version = ctypes.create_string_buffer(_INTERFACE_NAME), ctypes.create_string_buffer(_VERSION_3_0)
+    for wanted in (ctypes.addressof(version), None):
+        interface = ctypes.c_void_p()
+        rv = get_interface(name, ctypes.c_void_p(wanted), ctypes.byref(interface), ctypes.c_ulong(0))
+        if rv == CKR.OK and interface.value:
+            functions = ctypes.c_void_p.from_address(interface.value + 8).value  # behind pInterfaceName
+            if functions and ctypes.c_ubyte.from_address(functions).value == _VERSION_3_0[0]:
+                return functions
+    return 0
+
+
+def bind(function_list: int, names: tuple[tuple[str, int], ...]) -> dict[str, Function]:
+    """The functions of the list at an address, which has those `names` in that order. NULL ones are left out."""
+    addresses = (ctypes.c_void_p * len(names)).from_address(function_list + _FIRST_POINTER)
     return {
         name: _PROTOTYPES[count](address)
-        for (name, count), address in zip(FUNCTIONS, addresses, strict=True)
+        for (name, count), address in zip(names, addresses, strict=True)
         if address
     }

@@ -98,29 +98,64 @@ class Template:
         return memory.address, len(value)
 
 
+# One attribute to be read: its type, and the caller's room in bytes or, for a nested template, in attributes.
+Asked = tuple[int, "int | tuple[Asked, ...]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One attribute that was read. `length` is None where the module said -1; `value` None where there was no room."""
+
+    type: int
+    length: int | None
+    value: bytes | tuple[Found, ...] | None
+
+
 class Query:
-    """An array of CK_ATTRIBUTE to be filled by C_GetAttributeValue: per attribute its type and the caller's room in bytes."""
+    """An array of CK_ATTRIBUTE to be filled by C_GetAttributeValue, nested templates included."""
 
-    __slots__ = ("_array", "_values", "address", "count")
+    __slots__ = ("_array", "_rooms", "address", "count")
 
-    def __init__(self, wanted: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, wanted: Sequence[Asked]) -> None:
         self.count = len(wanted)
         self._array = Memory(_ATTRIBUTE.size * self.count)
         self.address = self._array.address if wanted else 0
-        self._values = [Memory(room) if room else None for _, room in wanted]
-        for index, ((type_, room), memory) in enumerate(zip(wanted, self._values, strict=True)):
-            address = memory.address if memory is not None else 0
-            self._array.write(index * _ATTRIBUTE.size, _ATTRIBUTE.pack(type_, address, room))
+        self._rooms = [_room(room) for _, room in wanted]
+        for index, ((type_, _), room) in enumerate(zip(wanted, self._rooms, strict=True)):
+            address, length = (0, 0) if room is None else (room.address, room.size)
+            self._array.write(index * _ATTRIBUTE.size, _ATTRIBUTE.pack(type_, address, length))
 
-    def answer(self, index: int) -> tuple[int | None, bytes | None]:
-        """(length, value): length None where the module said -1; value None where there was no room for it."""
-        _, _, length = _ATTRIBUTE.unpack(self._array.read(index * _ATTRIBUTE.size, _ATTRIBUTE.size))
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return self._array.size
+
+    def answer(self, index: int) -> tuple[int | None, bytes | tuple[Found, ...] | None]:
+        """(length, value), as in Found."""
+        found = self._found(index)
+        return found.length, found.value
+
+    def answers(self) -> tuple[Found, ...]:
+        """All that was asked for, in its order."""
+        return tuple([self._found(index) for index in range(self.count)])
+
+    def _found(self, index: int) -> Found:
+        # The type is read back as well: asked about a nested template without values, a module fills its types in.
+        type_, _, length = _ATTRIBUTE.unpack(self._array.read(index * _ATTRIBUTE.size, _ATTRIBUTE.size))
         if length == UNAVAILABLE:
-            return None, None
-        memory = self._values[index]
-        if memory is None or length > memory.size:
-            return length, None
-        return length, memory.read(0, length)
+            return Found(type_, None, None)
+        room = self._rooms[index]
+        if room is None or length > room.size:
+            return Found(type_, length, None)
+        if isinstance(room, Query):
+            return Found(type_, length, tuple(room._found(at) for at in range(length // _ATTRIBUTE.size)))
+        return Found(type_, length, room.read(0, length))
+
+
+def _room(room: int | tuple[Asked, ...]) -> Memory | Query | None:
+    if isinstance(room, tuple):
+        return Query(room)
+    return Memory(room) if room else None
 
 
 @dataclass(frozen=True, slots=True)

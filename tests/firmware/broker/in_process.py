@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Refused
 from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.mechanism_parameters import Encoding
 from keyvisor_firmware.broker.serve import answer
 from keyvisor_firmware.broker.slots import Description, Grant, Slot
@@ -49,13 +51,24 @@ class Calls(Mapping[str, Callable[..., int]]):
 
 
 class NoModule:
-    """Answers every call with CKR_OK and does nothing: for tests of what comes before and after."""
+    """Answers every call with CKR_OK and does nothing: for tests of what comes before and after.
+
+    `directory` is where PINs are kept; without one there are none.
+    """
 
     slot = 1
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path = Path("/nonexistent")) -> None:
         self.module = self
-        self.call: dict[str, Callable[..., int]] = {}
+        self.directory = directory
+        self.call: Mapping[str, Callable[..., int]] = AnyFunction()
+
+    def require(self, name: str, *arguments: int) -> None:
+        """Every call goes well."""
+        self.call[name](*arguments)
+
+    def authenticate(self, session: int) -> None:
+        """Every login is confirmed."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -69,6 +82,13 @@ class AnyFunction(dict[str, Callable[..., int]]):
 
     def get(self, name: str, default: Any = None) -> Callable[..., int]:
         return self[name]
+
+
+def recording(directory: Path = Path("/nonexistent")) -> KeyStore:
+    """A store without a module: every function is there, answers CKR_OK, and is noted in `store.call.made`."""
+    store = KeyStore(NoModule(directory))  # type: ignore[arg-type]  # stands in for a partition
+    store.call = Calls(store.call)
+    return store
 
 
 def store_of(partition: Partition) -> KeyStore:
@@ -121,9 +141,9 @@ class Bench:
         self.epoch += 1
         self.words[self.slot.index] = word(self.epoch, HsmState.UNBOUND)
 
-    def connect(self) -> Application:
+    def connect(self, limits: Limits = DEFAULTS) -> Application:
         """An application."""
-        return Application(self, Connection("payments", self.slots))
+        return Application(self, Connection("payments", self.slots, limits))
 
 
 @dataclass

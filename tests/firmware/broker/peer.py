@@ -129,7 +129,12 @@ class Peer:
 
     def ec_key_pair(self, session: int, *, token: bool, label: bytes = b"e") -> tuple[int, int]:
         """Generate a P-256 key pair: the handles of the public and the private key."""
-        public: Attributes = [(CKA.TOKEN, token), (CKA.LABEL, label), (CKA.EC_PARAMS, P256), (CKA.VERIFY, True)]
+        public: Attributes = [
+            (CKA.TOKEN, token),
+            (CKA.LABEL, label),
+            (CKA.EC_PARAMS, P256),
+            (CKA.VERIFY, True),
+        ]
         private: Attributes = [(CKA.TOKEN, token), (CKA.LABEL, label), (CKA.PRIVATE, True), (CKA.SIGN, True)]
         pair: tuple[int, int] = self.call(
             "C_GenerateKeyPair", session, Mechanism(CKM.EC_KEY_PAIR_GEN), public, private

@@ -13,6 +13,7 @@ _DIGESTS: Final = {"C_DigestInit": Mechanism(CKM.SHA256)}
 _FIRST: Final[dict[str, tuple[Any, ...]]] = {
     "C_Initialize": (HANDSHAKE, 0, b"\0"),
     "C_Login": (1, None),
+    "C_LoginUser": (1, None, None),
     "C_OpenSession": (6,),
     "C_GetMechanismInfo": (int(CKM.SHA256),),
     "C_WaitForSlotEvent": (1,),
@@ -41,7 +42,13 @@ def _argument(call: Call, role: Role, session: int, slot: int, handle: int, fixe
             return 256
         case Role.BYTE:
             return 0
-        case Role.NUMBER | Role.DATA | Role.TEXT:
+        case Role.MESSAGE_PARAMETER:
+            return None
+        case Role.WANTED:
+            return 1
+        case Role.LABEL:
+            return b"label".ljust(32)
+        case Role.NUMBER | Role.DATA:
             return next(fixed, 0 if role is Role.NUMBER else b"sixteen bytes...")
         case _:
             return handle

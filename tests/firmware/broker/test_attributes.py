@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from keyvisor_firmware.broker.attributes import (
     VALUE_CLASSES,
-    Answer,
     ValueClass,
     pack_answers,
     read_attributes,
@@ -19,9 +18,9 @@ from keyvisor_firmware.broker.attributes import (
 )
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import ProtocolError
-from keyvisor_firmware.broker.limits import MAX_ATTRIBUTES, MAX_NESTING, MAX_ULONGS
+from keyvisor_firmware.broker.limits import DEFAULTS
 from keyvisor_hsm.cryptoki import CKA
-from keyvisor_hsm.cryptoki.native import Attribute
+from keyvisor_hsm.cryptoki.native import Attribute, Found
 
 from .encoder import _MECHANISMS, _NUMBER, _ONE_BYTE, _TEMPLATES, NULL, Value, attributes, sized, u32
 
@@ -115,14 +114,14 @@ def nested(depth: int) -> list[tuple[int, Value]]:
 
 
 def test_templates_nest_to_a_bound() -> None:
-    found = read(attributes(nested(MAX_NESTING)))
-    for _ in range(MAX_NESTING):
+    found = read(attributes(nested(DEFAULTS.nesting)))
+    for _ in range(DEFAULTS.nesting):
         inner = found[0].value
         assert isinstance(inner, tuple)
         found = inner
     assert found == (Attribute(BYTES, b"x"),)
-    with pytest.raises(ProtocolError, match=f"deeper than {MAX_NESTING}"):
-        read(attributes(nested(MAX_NESTING + 1)))
+    with pytest.raises(ProtocolError, match=f"deeper than {DEFAULTS.nesting}"):
+        read(attributes(nested(DEFAULTS.nesting + 1)))
 
 
 def test_a_bottomless_template_is_refused_at_the_bound_and_not_by_the_stack() -> None:
@@ -131,9 +130,9 @@ def test_a_bottomless_template_is_refused_at_the_bound_and_not_by_the_stack() ->
 
 
 def test_attributes_are_bounded() -> None:
-    assert len(read(attributes([(BYTES, None)] * MAX_ATTRIBUTES))) == MAX_ATTRIBUTES
-    with pytest.raises(ProtocolError, match=f"more than {MAX_ATTRIBUTES} attributes"):
-        read(attributes([(BYTES, None)] * (MAX_ATTRIBUTES + 1)))
+    assert len(read(attributes([(BYTES, None)] * DEFAULTS.attributes))) == DEFAULTS.attributes
+    with pytest.raises(ProtocolError, match=f"more than {DEFAULTS.attributes} attributes"):
+        read(attributes([(BYTES, None)] * (DEFAULTS.attributes + 1)))
     with pytest.raises(ProtocolError, match="more than"):
         read(u32(0xFFFFFFFF))
 
@@ -146,8 +145,8 @@ def test_attributes_of_nested_templates_count_against_the_same_bound() -> None:
 
 
 def test_a_list_of_mechanisms_is_bounded() -> None:
-    most = tuple(range(MAX_ULONGS))
-    assert read(attributes([(LIST, most)]))[0].value == struct.pack(f"={MAX_ULONGS}Q", *most)
+    most = tuple(range(DEFAULTS.mechanisms))
+    assert read(attributes([(LIST, most)]))[0].value == struct.pack(f"={DEFAULTS.mechanisms}Q", *most)
     with pytest.raises(ProtocolError, match="numbers"):
         read(attributes([(LIST, (*most, 0))]))
 
@@ -161,7 +160,7 @@ def test_a_query_is_types_and_rooms() -> None:
 
 def test_a_query_is_bounded() -> None:
     with pytest.raises(ProtocolError, match="more than"):
-        read_query(Cursor(u32(MAX_ATTRIBUTES + 1) + bytes(8 * (MAX_ATTRIBUTES + 1))))
+        read_query(Cursor(u32(DEFAULTS.attributes + 1) + bytes(8 * (DEFAULTS.attributes + 1))))
 
 
 # --- answers
@@ -169,7 +168,7 @@ def test_a_query_is_bounded() -> None:
 
 def packed(type_: int, length: int | None, value: bytes | None) -> bytes:
     """One answer without the count before it."""
-    found = pack_answers([Answer(type_, length, value)])
+    found = pack_answers([Found(type_, length, value)])
     assert found[:4] == u32(1)
     return found[4:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import Any
@@ -26,7 +27,6 @@ from .encoder import (
     HANDSHAKE,
     PROTOCOL,
     CallFailed,
-    Got,
     Mechanism,
     Needs,
     body,
@@ -45,6 +45,7 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "y": st.integers(0, 255),
     "u": _U64,
     "z": st.binary(max_size=40),
+    "s": st.binary(min_size=32, max_size=32),
     "ay": st.one_of(st.none(), st.binary(max_size=40)),
     "fy": _U32,
     "fu": _U32,
@@ -60,6 +61,8 @@ def decoded(kind: str, value: Any) -> Any:
         return tuple(Attribute(*one) for one in value)
     if kind == "fA":
         return tuple(value)
+    if kind in "zs":
+        return value[:32].ljust(32)
     if kind == "M":
         return None if value is None else value.type
     return value
@@ -105,10 +108,8 @@ def test_arbitrary_bytes_are_refused_in_two_ways_only(data: bytes, encoding: Enc
 def test_arbitrary_arguments_are_read_or_refused_in_two_ways_only(
     call: Call, data: bytes, encoding: Encoding
 ) -> None:
-    try:
+    with contextlib.suppress(ProtocolError, Failed):
         read_request(u32(call.id) + sized(call.request.encode()) + data, encoding)
-    except (ProtocolError, Failed):
-        pass
 
 
 @settings(max_examples=300)
@@ -128,6 +129,7 @@ def test_no_request_ends_the_thread_that_answers_it(data: st.DataObject) -> None
         content = bytearray(body(call.name, *values))
         if data.draw(st.booleans()):
             content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        application.connection.ended = True  # nothing waits for a slot event that nobody makes
         try:
             reply = application.exchange(bytes(content))
         except ProtocolError:
@@ -135,7 +137,7 @@ def test_no_request_ends_the_thread_that_answers_it(data: st.DataObject) -> None
         assert reply[:4] in (content[:4], bytes(4))
 
 
-@pytest.mark.parametrize("id_", [0, 66, 88, 89, 255, 2**32 - 1])
+@pytest.mark.parametrize("id_", [0, 90, 255, 2**32 - 1])
 def test_part2_T14_an_unknown_call_is_answered(id_: int) -> None:
     with pytest.raises(Failed) as failed:
         read_request(u32(id_) + sized(b"u") + bytes(8), OLD)
@@ -150,7 +152,9 @@ def test_the_signature_must_be_the_tables(signature: bytes) -> None:
 
 def test_an_absent_byte_array_still_has_a_length() -> None:
     """The trap of section 4.4: what stands behind must not be misread."""
-    call, values = read_request(u32(15) + sized(b"uayay") + bytes(8) + b"\0" + u32(77) + b"\1" + sized(b"pin"), OLD)
+    call, values = read_request(
+        u32(15) + sized(b"uayay") + bytes(8) + b"\0" + u32(77) + b"\1" + sized(b"pin"), OLD
+    )
     assert (call.name, values) == ("C_SetPIN", (0, None, b"pin"))
 
 
@@ -164,15 +168,17 @@ def test_clients_from_0_25_6_on_are_read_too(name: str) -> None:
     sample: dict[str, Any] = {"u": 7, "M": Mechanism(CKM.AES_ECB, bare=True), "aA": [], "fy": 9, "ay": b"x"}
     call, values = read_request(body(name, *(sample[kind] for kind in kinds)), NEW)
     assert call.name == name
-    assert [comparable(value) for value in values] == [
-        decoded(kind, sample[kind]) for kind in kinds
-    ]
+    assert [comparable(value) for value in values] == [decoded(kind, sample[kind]) for kind in kinds]
 
 
-@pytest.mark.parametrize("name", [call.name for call in CALLS if call.name.endswith("Init") and "M" in call.request])
+@pytest.mark.parametrize(
+    "name", [call.name for call in CALLS if call.name.endswith("Init") and "M" in call.request]
+)
 def test_a_null_pointer_of_0_25_0_is_read_where_an_operation_begins(name: str) -> None:
     rest = bytes(8) if BY_NAME[name].request == "uMu" else b""
-    _, values = read_request(u32(BY_NAME[name].id) + sized(BY_NAME[name].request.encode()) + bytes(8) + u32(0) + rest, OLD)
+    _, values = read_request(
+        u32(BY_NAME[name].id) + sized(BY_NAME[name].request.encode()) + bytes(8) + u32(0) + rest, OLD
+    )
     assert values[1] is None
 
 
@@ -203,6 +209,7 @@ _REPLIES: dict[str, tuple[Any, Any]] = {  # what the broker packs, and what the 
     "ay": (b"bytes", b"bytes"),
     "au": ([1, 2**64 - 1], [1, 2**64 - 1]),
     "aA": ((), []),
+    "P": (None, None),
 }
 
 
@@ -299,8 +306,3 @@ def test_a_frame_that_announces_too_much_ends_the_connection_before_it_is_read()
         application.sendall(b"\0" + struct.pack(">III", 1, 0, 2**31))
         with pytest.raises(ProtocolError, match="2147483648 bytes"):
             serve(broker, Connection("payments", {}), lambda *_: None)
-
-
-def test_what_is_unused_of_the_answers_is_nothing() -> None:
-    assert isinstance(read_reply("C_GetAttributeValue", pack_reply(BY_NAME["C_GetAttributeValue"], (), 0)), tuple)
-    assert Got(1, None, None).value is None

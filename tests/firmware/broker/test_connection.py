@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keyvisor_firmware.broker import handles
 from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Access, Call, Role
+from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
 from keyvisor_hsm.partitions import Partition, PartitionKeys
@@ -71,8 +71,12 @@ def test_part2_T1_no_sensitive_call_reaches_a_bound_hsm(bench: Bench) -> None:
     assert all(refused.apqn == "03.0011" for _, refused in bench.refused)
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call.access is not Access.OPEN], ids=lambda c: c.name)
-def test_part2_T1_no_call_at_all_reaches_an_unbound_hsm(call: Call, bench: Bench, application: Application) -> None:
+@pytest.mark.parametrize(
+    "call", [call for call in CALLS if call.access is not Access.OPEN], ids=lambda c: c.name
+)
+def test_part2_T1_no_call_at_all_reaches_an_unbound_hsm(
+    call: Call, bench: Bench, application: Application
+) -> None:
     session = application.session(login=True)
     key = generate(application, session)
     bench.revoke()
@@ -166,11 +170,9 @@ def test_a_private_key_is_not_made_without_a_login(bench: Bench, application: Ap
     assert found(other, other.session(login=True), (CKA.LABEL, b"mine")) == []
 
 
-def test_half_a_pair_is_not_left_when_the_numbers_run_out(
-    bench: Bench, application: Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_pair_is_not_left_when_the_numbers_run_out(bench: Bench) -> None:
+    application = bench.connect(Limits(objects=1))
     session = application.session(login=True)
-    monkeypatch.setattr(handles, "MAX_OBJECTS", 1)
     template = [(CKA.TOKEN, True), (CKA.LABEL, b"pair")]
     rsa = Mechanism(CKM.RSA_PKCS_KEY_PAIR_GEN)
     assert (
@@ -216,7 +218,8 @@ def test_an_application_that_goes_leaves_token_objects_only(bench: Bench, applic
     session = application.session(login=True)
     generate(application, session, (CKA.TOKEN, True), (CKA.LABEL, b"kept"))
     generate(application, session, (CKA.LABEL, b"gone"))
-    application.connection.close()
+    with application.connection.lock:
+        application.connection.close()
     assert bench.store.owners == {}
     other = bench.connect()
     theirs = other.session(login=True)
@@ -323,8 +326,9 @@ def test_a_logout_ends_private_objects(bench: Bench, application: Application) -
 @pytest.mark.parametrize(
     ("user", "pin", "rv"),
     [
-        (0, None, CKR.USER_TYPE_INVALID),
-        (2, None, CKR.USER_TYPE_INVALID),
+        (0, None, CKR.USER_PIN_NOT_INITIALIZED),
+        (0, b"12345678", CKR.USER_PIN_NOT_INITIALIZED),
+        (2, None, CKR.OPERATION_NOT_INITIALIZED),
         (7, b"x", CKR.USER_TYPE_INVALID),
         (1, b"1234", CKR.PIN_INCORRECT),
         (1, b"", CKR.OK),
@@ -354,19 +358,6 @@ def test_random_bytes_are_bounded(application: Application) -> None:
     assert application.rv("C_GenerateRandom", session, (1 << 24) + 1) == CKR.ARGUMENTS_BAD
 
 
-def test_nested_templates_are_asked_for_in_vain(bench: Bench, application: Application) -> None:
-    session = application.session(login=True)
-    key = generate(application, session)
-    answers, rv = application.call(
-        "C_GetAttributeValue", session, key, [(CKA.WRAP_TEMPLATE, 0), (CKA.UNWRAP_TEMPLATE, 48)]
-    )
-    assert rv == CKR.ATTRIBUTE_TYPE_INVALID
-    assert [(got.type, got.length) for got in answers] == [
-        (CKA.WRAP_TEMPLATE, None),
-        (CKA.UNWRAP_TEMPLATE, None),
-    ]
-
-
 def test_a_session_without_the_serial_flag_is_refused(application: Application) -> None:
     assert application.rv("C_OpenSession", SLOT_ID, 2) == CKR.SESSION_PARALLEL_NOT_SUPPORTED
 
@@ -375,12 +366,13 @@ def test_only_the_flags_of_a_session_reach_the_module(application: Application) 
     assert application.call("C_GetSessionInfo", application.session(flags=0xFFFFFFFF))[2] == 6
 
 
-@pytest.mark.parametrize("name", ["C_InitToken", "C_InitPIN", "C_SetPIN"])
-def test_what_is_not_served_yet_never_reaches_the_module(
-    name: str, bench: Bench, application: Application
-) -> None:
+def test_pins_never_reach_the_module(bench: Bench, application: Application) -> None:
+    """Its own are derived, and open the partition."""
+    application.call("C_InitToken", SLOT_ID, b"so pin", b"label")
     session = application.session()
-    bench.calls.made.clear()
-    values = arguments(BY_NAME[name], session, SLOT_ID)
-    assert application.rv(name, *values) == CKR.FUNCTION_NOT_SUPPORTED
-    assert not {name, "C_Login"} & set(bench.calls.made)
+    application.call("C_Login", session, 0, b"so pin")
+    application.call("C_InitPIN", session, b"1234")
+    application.call("C_SetPIN", session, b"so pin", b"another")
+    application.call("C_Logout", session)
+    application.call("C_Login", session, 1, b"1234")
+    assert not {"C_InitToken", "C_InitPIN", "C_SetPIN", "C_Login", "C_Logout"} & set(bench.calls.made)

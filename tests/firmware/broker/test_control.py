@@ -9,16 +9,21 @@ import pytest
 
 from keyvisor_firmware.broker.control import (
     HsmPicture,
+    Mechanism,
+    Mechanisms,
+    MechanismsOf,
     PartitionPlace,
     Picture,
     Ready,
     Refusal,
-    receive_picture,
+    receive_mechanisms,
     receive_ready,
     receive_refusal,
+    receive_request,
     send,
 )
 from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_hsm.cryptoki.mechanism_list import MAX_MECHANISMS
 
 PLACE = PartitionPlace("/state/partitions/ab", "user pin", "so pin")
 HSM = HsmPicture("03.0011", 0x30011, 0, "ep11", "CEX8", "93AADFK719460083", (8, 3), 0x102, 1, PLACE)
@@ -37,7 +42,42 @@ def channels() -> Iterator[Channels]:
 def test_a_picture_arrives_as_it_was_sent(channels: Channels) -> None:
     picture = Picture((HSM, HsmPicture("05.0011", 0x50011, 1, "accel", "CEX7", "x" * 16, (7, 0), 0, 0, None)))
     send(channels[0], picture)
-    assert receive_picture(channels[1]) == picture
+    assert receive_request(channels[1]) == picture
+
+
+def test_a_question_and_its_answer_arrive_as_they_were_sent(channels: Channels) -> None:
+    send(channels[0], MechanismsOf(0x30011))
+    assert receive_request(channels[1]) == MechanismsOf(0x30011)
+    for answer in (Mechanisms((Mechanism(0x1041, 112, 521, 2**64 - 1),)), Mechanisms((), "why not")):
+        send(channels[1], answer)
+        assert receive_mechanisms(channels[0]) == answer
+
+
+def test_as_many_mechanisms_as_a_gate_can_list_are_one_message(channels: Channels) -> None:
+    most = Mechanisms((Mechanism(*[2**64 - 1] * 4),) * MAX_MECHANISMS)
+    send(channels[1], most)
+    assert receive_mechanisms(channels[0]) == most
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"failed": null}',
+        b'{"failed": null, "found": 7}',
+        b'{"failed": null, "found": [[1, 2, 3]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 4, 5]]}',
+        b'{"failed": null, "found": [[1, 2, 3, -1]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 18446744073709551616]]}',
+        b'{"failed": null, "found": [[1, 2, 3, true]]}',
+        b'{"failed": null, "found": [[1, 2, 3, "4"]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 4.0]]}',
+        b'{"failed": null, "found": [{"type": 1}]}',
+    ],
+)
+def test_a_list_of_mechanisms_is_not_taken_on_trust(data: bytes, channels: Channels) -> None:
+    channels[1].send(data)
+    with pytest.raises(GateError, match="says what no gate says"):
+        receive_mechanisms(channels[0])
 
 
 def test_messages_are_kept_apart(channels: Channels) -> None:
@@ -59,7 +99,7 @@ def test_the_pins_are_in_no_repr() -> None:
 
 def test_the_end_of_the_daemon_is_no_picture(channels: Channels) -> None:
     channels[0].close()
-    assert receive_picture(channels[1]) is None
+    assert receive_request(channels[1]) is None
 
 
 def test_the_end_of_a_gate_is_told_from_its_silence(channels: Channels) -> None:
@@ -90,7 +130,7 @@ def test_the_end_of_a_gate_is_told_from_its_silence(channels: Channels) -> None:
 )
 def test_what_a_gate_says_is_not_taken_on_trust(data: bytes, channels: Channels) -> None:
     """A gate works on a guest's bytes; one that was taken over must not take the daemon along."""
-    for receive in (receive_ready, receive_refusal):
+    for receive in (receive_ready, receive_refusal, receive_mechanisms):
         channels[1].send(data)
         with pytest.raises(GateError, match="says what no gate says"):
             receive(channels[0])

@@ -61,7 +61,14 @@ def test_no_random_bytes_are_no_error(room: int, peer: Peer, session: int) -> No
 
 def test_attributes_with_room_without_and_with_too_little(peer: Peer, session: int) -> None:
     key = peer.aes_key(session, label=b"label")
-    asked = [(CKA.LABEL, 0), (CKA.LABEL, 5), (CKA.LABEL, 0xFFFF), (CKA.KEY_TYPE, 0), (CKA.KEY_TYPE, 8), (CKA.ENCRYPT, 1)]
+    asked = [
+        (CKA.LABEL, 0),
+        (CKA.LABEL, 5),
+        (CKA.LABEL, 0xFFFF),
+        (CKA.KEY_TYPE, 0),
+        (CKA.KEY_TYPE, 8),
+        (CKA.ENCRYPT, 1),
+    ]
     answers, rv = peer.call("C_GetAttributeValue", session, key, asked)
     assert rv == CKR.OK
     assert answers == [
@@ -111,7 +118,7 @@ def test_a_search_is_answered_in_pieces(peer: Peer, session: int) -> None:
     peer.call("C_FindObjectsInit", session, [(CKA.LABEL, b"many")])
     pieces = [peer.call("C_FindObjects", session, 3) for _ in range(4)]
     assert [len(piece) for piece in pieces] == [3, 3, 1, 0]
-    assert sorted(sum(pieces, [])) == sorted(made)
+    assert sorted(handle for piece in pieces for handle in piece) == sorted(made)
     peer.call("C_FindObjectsFinal", session)
     assert peer.rv("C_FindObjects", session, 3) == CKR.OPERATION_NOT_INITIALIZED
 
@@ -152,7 +159,10 @@ def test_wrapping_and_unwrapping(peer: Peer, session: int) -> None:
     mechanism = Mechanism(CKM.AES_KEY_WRAP)
     again = peer.call("C_UnwrapKey", session, mechanism, wrapping, wrapped, template)
     assert peer.encrypt(session, again, bytes(16)) == peer.encrypt(session, key, bytes(16))
-    for wrong, rv in ((wrapping + 99, CKR.WRAPPING_KEY_HANDLE_INVALID), (session, CKR.WRAPPING_KEY_HANDLE_INVALID)):
+    for wrong, rv in (
+        (wrapping + 99, CKR.WRAPPING_KEY_HANDLE_INVALID),
+        (session, CKR.WRAPPING_KEY_HANDLE_INVALID),
+    ):
         assert peer.rv("C_WrapKey", session, mechanism, wrong, key, 512) == rv
     assert peer.rv("C_WrapKey", session, mechanism, wrapping, key + 99, 512) == CKR.KEY_HANDLE_INVALID
     assert (
@@ -191,12 +201,14 @@ def test_no_mechanism_is_refused_and_the_connection_lives(peer: Peer, session: i
 # --- clients from 0.25.6 on
 
 
-def test_a_client_of_version_2_is_answered_0_and_read_in_its_own_way(shared: Guest) -> None:
+def test_a_client_of_version_2_is_read_in_its_own_way(shared: Guest) -> None:
     with Peer(shared.keeper.door, version=2) as peer:
-        assert peer.version == 0
+        assert peer.version == 2
         session = peer.session(SLOT, login=True)
         made = Mechanism(CKM.AES_KEY_GEN, bare=True)
-        key = peer.call("C_GenerateKey", session, made, [(CKA.VALUE_LEN, 32), (CKA.ENCRYPT, True), (CKA.DECRYPT, True)])
+        key = peer.call(
+            "C_GenerateKey", session, made, [(CKA.VALUE_LEN, 32), (CKA.ENCRYPT, True), (CKA.DECRYPT, True)]
+        )
         for type_, parameter in (
             (CKM.AES_CBC, sized(bytes(16))),
             (CKM.AES_CTR, u64(128) + sized(bytes(16))),
@@ -211,14 +223,14 @@ def test_a_client_of_version_2_is_answered_0_and_read_in_its_own_way(shared: Gue
         peer.call("C_Encrypt", session, bytes(16), 64)
         assert peer.rv("C_EncryptInit", session, Mechanism(CKM.AES_CBC, b"\0"), key) != CKR.OK
         unknown = Mechanism(CKM.AES_CCM, b"\1" + sized(bytes(32)))
-        assert peer.rv("C_EncryptInit", session, unknown, key) == CKR.MECHANISM_INVALID
+        assert peer.rv("C_EncryptInit", session, unknown, key) == CKR.MECHANISM_PARAM_INVALID
         assert peer.rv("C_EncryptInit", session, None, key) == CKR.ARGUMENTS_BAD
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 255])
 def test_every_version_is_served(version: int, shared: Guest) -> None:
     with Peer(shared.keeper.door, version) as peer:
-        assert peer.version == 0
+        assert peer.version == min(version, 2)
         assert peer.call("C_GetSlotList", 0, 8)
 
 
@@ -274,7 +286,10 @@ def test_hazard_12_3_no_mechanism_without_its_parameter_ends_the_gate(shared: Gu
         for type_ in peer.call("C_GetMechanismList", SLOT, 512):
             mechanism = Mechanism(type_, b"\0") if type_ in PARAMETERS else Mechanism(type_, bare=True)
             calls: list[tuple[Any, ...]] = [
-                *((f"C_{begin}Init", mechanism, secret) for begin in ("Encrypt", "Decrypt", "Sign", "Verify")),
+                *(
+                    (f"C_{begin}Init", mechanism, secret)
+                    for begin in ("Encrypt", "Decrypt", "Sign", "Verify")
+                ),
                 ("C_DigestInit", mechanism),
                 ("C_DeriveKey", mechanism, secret, made),
                 ("C_WrapKey", mechanism, secret, secret, 512),
@@ -293,11 +308,6 @@ def test_what_the_broker_says_of_itself(peer: Peer, shared: Guest) -> None:
     cryptoki, maker, flags, description, _ = peer.call("C_GetInfo")
     assert (cryptoki, maker.strip(), flags) == ((2, 40), b"keyvisor", 0)
     assert description.strip() == f"keyvisor, {shared.keeper.guest}".encode()
-
-
-def test_there_are_no_slot_events_to_wait_for(peer: Peer) -> None:
-    assert peer.rv("C_WaitForSlotEvent", 1) == CKR.NO_EVENT
-    assert peer.rv("C_WaitForSlotEvent", 0) == CKR.FUNCTION_NOT_SUPPORTED
 
 
 def test_a_token_tells_its_hsm(peer: Peer) -> None:

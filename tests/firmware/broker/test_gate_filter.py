@@ -34,7 +34,9 @@ def test_part2_T1_a_bound_hsm_refuses_every_sensitive_call(machine: Machine) -> 
     assert refusals(guest) == [(call.name, "CKR_USER_NOT_LOGGED_IN") for call in SENSITIVE]
     kept, dropped = guest.keeper.refusals()
     assert dropped == 0
-    assert all(refusal.apqn == str(CRYPTO) and "bound but not associated" in refusal.reason for refusal in kept)
+    assert all(
+        refusal.apqn == str(CRYPTO) and "bound but not associated" in refusal.reason for refusal in kept
+    )
 
 
 def test_part2_T1_a_bound_hsm_serves_what_is_not_sensitive(machine: Machine) -> None:
@@ -81,7 +83,8 @@ def test_part2_T1_an_unbound_hsm_refuses_the_sessions_that_were_open(machine: Ma
     guest.keeper.unbind(CRYPTO)
     for call, session in sessions.items():
         rv = peer.rv(call.name, *arguments(call, session, SLOT))
-        assert rv == (CKR.TOKEN_NOT_PRESENT if call.name == "C_InitToken" else CKR.SESSION_HANDLE_INVALID)
+        by_slot = call.roles[0] is Role.SLOT
+        assert rv == (CKR.TOKEN_NOT_PRESENT if by_slot else CKR.SESSION_HANDLE_INVALID), call.name
 
 
 @pytest.mark.parametrize("slot", [0, 1, SLOT + 1, slot_of(CRYPTO) << 8, 2**64 - 1])
@@ -94,7 +97,7 @@ def test_a_slot_that_is_not_attached_is_not_there(slot: int, peer: Peer) -> None
 # --- T14
 
 
-@pytest.mark.parametrize("id_", [0, 66, 67, 88, 89, 1000, 2**32 - 1])
+@pytest.mark.parametrize("id_", [0, 90, 91, 1000, 2**32 - 1])
 def test_part2_T14_an_unknown_call_is_refused_and_the_connection_lives(id_: int, peer: Peer) -> None:
     reply = peer.exchange(u32(id_) + sized(b"uuayay") + bytes(64))
     assert reply == u32(0) + sized(b"u") + u64(CKR.FUNCTION_NOT_SUPPORTED)

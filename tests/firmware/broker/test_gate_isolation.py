@@ -15,7 +15,11 @@ SLOT = slot_of(CRYPTO)
 
 def test_handles_mean_nothing_on_another_connection(shared: Guest, peer: Peer) -> None:
     session = peer.session(SLOT, login=True)
-    made = {peer.aes_key(session), peer.aes_key(session, (CKA.PRIVATE, False)), *peer.ec_key_pair(session, token=False)}
+    made = {
+        peer.aes_key(session),
+        peer.aes_key(session, (CKA.PRIVATE, False)),
+        *peer.ec_key_pair(session, token=False),
+    }
     with Peer(shared.keeper.door) as other:
         theirs = other.session(SLOT, login=True)
         for number in range(1, max(made) + 20):
@@ -24,7 +28,9 @@ def test_handles_mean_nothing_on_another_connection(shared: Guest, peer: Peer) -
                 assert other.rv("C_GenerateRandom", number, 8) == CKR.SESSION_HANDLE_INVALID
             assert other.rv("C_EncryptInit", theirs, Mechanism(CKM.AES_ECB), number) == CKR.KEY_HANDLE_INVALID
             assert other.rv("C_DestroyObject", theirs, number) == CKR.OBJECT_HANDLE_INVALID
-            assert other.rv("C_GetAttributeValue", theirs, number, [(CKA.LABEL, 9)]) == CKR.OBJECT_HANDLE_INVALID
+            assert (
+                other.rv("C_GetAttributeValue", theirs, number, [(CKA.LABEL, 9)]) == CKR.OBJECT_HANDLE_INVALID
+            )
     assert all(peer.rv("C_GetObjectSize", session, key) == CKR.OK for key in made)
 
 

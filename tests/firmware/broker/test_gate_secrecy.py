@@ -23,7 +23,13 @@ SLOT = slot_of(CRYPTO)
 
 def forms(secret: bytes) -> list[bytes]:
     """A value as it might slip out."""
-    return [secret, secret.hex().encode(), secret.hex().upper().encode(), base64.b64encode(secret), secret[::-1]]
+    return [
+        secret,
+        secret.hex().encode(),
+        secret.hex().upper().encode(),
+        base64.b64encode(secret),
+        secret[::-1],
+    ]
 
 
 def forbidden(guest: Guest) -> dict[str, list[bytes]]:

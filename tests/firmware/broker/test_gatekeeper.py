@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from keyvisor_firmware.broker import gate as gate_module
 from keyvisor_firmware.broker import gatekeeper as module
 from keyvisor_firmware.broker.errors import GateError
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper
-from keyvisor_firmware.broker.limits import MAX_BODY, MAX_OPTIONS
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.state_page import MAX_HSMS
 from keyvisor_hsm.cards import Apqn, Mode
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
@@ -36,6 +39,10 @@ SLOT = slot_of(CRYPTO)
 def kill(pid: int) -> None:
     """End a gate at once. Its daemon may not have noticed when this returns."""
     os.kill(pid, signal.SIGKILL)
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def is_gone(pid: int) -> bool:
@@ -133,8 +140,8 @@ def test_an_hsm_is_associated_whenever_the_gate_leaves(machine: Machine) -> None
 _HELLO = frame(0x10, body("C_Initialize", HANDSHAKE, 0, b"\0"))
 _MALFORMED = {
     "code 0": struct.pack(">III", 0, 0, 8) + u32(2) + u32(0),
-    "too much body": struct.pack(">III", 1, 0, MAX_BODY + 1),
-    "too many options": struct.pack(">III", 1, MAX_OPTIONS + 1, 8),
+    "too much body": struct.pack(">III", 1, 0, DEFAULTS.frame_body + 1),
+    "too many options": struct.pack(">III", 1, DEFAULTS.frame_options + 1, 8),
     "no id": frame(1, b"\0\0\0"),
     "empty body": frame(1, b""),
     "another signature": frame(1, u32(11) + sized(b"uu") + bytes(16)),
@@ -151,10 +158,11 @@ _MALFORMED = {
 
 @pytest.mark.parametrize("what", _MALFORMED)
 def test_malformed_bytes_close_their_connection_only(
-    what: str, shared: Guest, peer: Peer, capfd: pytest.CaptureFixture[str]
+    what: str, machine: Machine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    gate = shared.running_gate()
-    capfd.readouterr()
+    guest = machine.guest()
+    peer = guest.connect()
+    gate = guest.running_gate()
     said = ""
 
     def ends_a_line() -> bool:
@@ -162,7 +170,7 @@ def test_malformed_bytes_close_their_connection_only(
         said += capfd.readouterr().err
         return said.endswith("\n")
 
-    with Peer(shared.keeper.door) as stranger:
+    with Peer(guest.keeper.door) as stranger:
         stranger.socket.sendall(_MALFORMED[what])
         assert stranger.ended()
     wait_for(ends_a_line, "the gate says why")
@@ -170,7 +178,7 @@ def test_malformed_bytes_close_their_connection_only(
     said += capfd.readouterr().err
     assert said.startswith("keyvisor gate guest=payments a connection was closed: ")
     assert said.count("\n") == 1
-    assert shared.running_gate() == gate
+    assert guest.running_gate() == gate
 
 
 def test_malformed_first_bytes_close_their_connection_only(shared: Guest, peer: Peer) -> None:
@@ -186,25 +194,29 @@ def test_malformed_first_bytes_close_their_connection_only(shared: Guest, peer: 
 
 
 def test_an_application_that_hangs_up_in_the_middle_is_not_worth_a_line(
-    shared: Guest, peer: Peer, capfd: pytest.CaptureFixture[str]
+    machine: Machine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    capfd.readouterr()
+    guest = machine.guest()
+    guest.keeper.bind(CRYPTO)
+    peer = guest.connect()
+    gate = guest.running_gate()
+    quiet = threads_of(gate)
     for length in (1, 13, 40):
-        with Peer(shared.keeper.door) as stranger:
+        with Peer(guest.keeper.door) as stranger:
             stranger.socket.sendall(_HELLO[:length])
-    with Peer(shared.keeper.door) as stranger:
+    with Peer(guest.keeper.door) as stranger:
         stranger.send(body("C_GetMechanismList", SLOT, 512))  # and the answer meets a closed socket
-    peer.call("C_GetSlotList", 0, 8)
+    wait_for(lambda: threads_of(gate) == quiet, "all of them are gone")
+    assert peer.call("C_GetSlotList", 0, 8)
     assert capfd.readouterr().err == ""
 
 
 def test_connections_beyond_the_bound_are_turned_away(
-    softhsm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    softhsm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gate_module, "_room_for_connections", lambda: 2)
     notices, _other = socket.socketpair()
     page = memoryview(bytearray(64)).cast("Q")
-    gate = gate_module.Gate("payments", softhsm, tmp_path / "scratch", page, notices)
+    gate = gate_module.Gate("payments", softhsm, tmp_path / "scratch", page, notices, Limits(connections=2))
     listener = module._listen(tmp_path / "door")
     with notices, _other, listener:
         served = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(3)]
@@ -212,20 +224,18 @@ def test_connections_beyond_the_bound_are_turned_away(
             one.settimeout(30)
             one.connect(str(tmp_path / "door"))
             one.sendall(b"\0")
-        import threading
-
         accepting = threading.Thread(target=gate.accept, args=(listener, 0.05))
         accepting.start()
         assert [one.recv(1) for one in served[:2]] == [b"\0", b"\0"]
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert served[2].recv(1) == b""
-        except ConnectionResetError:
-            pass
         for one in served:
             one.close()
         accepting.join(30)
         assert not accepting.is_alive()
-    assert capsys.readouterr().err == "keyvisor gate guest=payments a connection was turned away: 2 are open\n"
+    assert (
+        capsys.readouterr().err == "keyvisor gate guest=payments a connection was turned away: 2 are open\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,9 +253,9 @@ def test_connections_leave_descriptors_for_the_module(
 ) -> None:
     """A gate that runs out of descriptors cannot take a connection any more."""
     limits = [(soft, hard)]
-    monkeypatch.setattr(gate_module.resource, "getrlimit", lambda _: limits[-1])
-    monkeypatch.setattr(gate_module.resource, "setrlimit", lambda _, new: limits.append(new))
-    assert gate_module._room_for_connections() == room
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    assert gate_module._room_for_connections(1024) == room
     assert limits[-1] == (raised, hard)
 
 
@@ -411,7 +421,9 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 def keeper_of(machine: Machine, start: Start) -> Guest:
     """A guest whose gate is another program."""
     (machine.home / "run").mkdir()
-    guest = Guest(Gatekeeper("payments", machine.home / "run" / "door", machine.partitions, start), machine.token)
+    guest = Guest(
+        Gatekeeper("payments", machine.home / "run" / "door", machine.partitions, start), machine.token
+    )
     machine.guests.append(guest)
     guest.keeper.attach(machine.about(CRYPTO, Mode.EP11))
     return guest
@@ -444,7 +456,9 @@ def refuse_to_start(**_: object) -> subprocess.Popen[bytes]:
         (program("control.recv(1 << 20); control.send(b'nonsense'); control.recv(1)"), "what no gate says"),
         (program("control.recv(1 << 20); control.send(b'{}'); control.recv(1)"), "what no gate says"),
         (
-            program("control.recv(1 << 20); control.send(b'{\"failed\": {\"03.0011\": \"why\"}}'); control.recv(1)"),
+            program(
+                'control.recv(1 << 20); control.send(b\'{"failed": {"03.0011": "why"}}\'); control.recv(1)'
+            ),
             "^(why|the gate)",
         ),
     ],
@@ -483,7 +497,9 @@ control.recv(1 << 20)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
             knock.connect(str(guest.keeper.door))
             wait_for(lambda: any("notices.send" in command_line(pid) for pid in children()), "a gate runs")
-            wait_for(lambda: not any("notices.send" in command_line(pid) for pid in children()), "it was ended")
+            wait_for(
+                lambda: not any("notices.send" in command_line(pid) for pid in children()), "it was ended"
+            )
         break
     assert guest.keeper.refusals()[0] == []
 

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from keyvisor_firmware.broker import handles as module
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.handles import Handles, ObjectHandle, Session
 from keyvisor_firmware.broker.key_store import KeyStore
-from keyvisor_firmware.broker.slots import Grant
+from keyvisor_firmware.broker.limits import Limits
+from keyvisor_firmware.broker.slots import Grant, Slot
 from keyvisor_hsm.cryptoki import CKR
 
 from .in_process import Bench, NoModule
@@ -19,6 +19,10 @@ from .in_process import Bench, NoModule
 
 def a_store() -> KeyStore:
     return KeyStore(NoModule())  # type: ignore[arg-type]  # stands in for a partition
+
+
+def granted(store: KeyStore, binding: int = 1) -> Grant:
+    return Grant(binding << 8 | 2, binding, store)
 
 
 class HandlesAgainstAShadow(RuleBasedStateMachine):
@@ -55,7 +59,7 @@ class HandlesAgainstAShadow(RuleBasedStateMachine):
 
     @rule(target=objects, slot=st.integers(0, 1), store=st.integers(0, 1), real=st.integers(1, 5))
     def name(self, slot: int, store: int, real: int) -> ObjectHandle:
-        named = self.handles.name_object(self.slots[slot], self.stores[store], real)
+        named = self.handles.name_object(self.slots[slot], granted(self.stores[store]), real)
         assert (named.slot, named.keys, named.real) == (self.slots[slot], self.stores[store], real)
         if named.handle in self.live:
             assert self.live[named.handle] is named
@@ -82,8 +86,10 @@ class HandlesAgainstAShadow(RuleBasedStateMachine):
                     self.handles.session(number)
                 assert failed.value.rv is CKR.SESSION_HANDLE_INVALID
 
-    def look_up(self, number: int, slot: module.Slot, store: KeyStore, what: object) -> None:
-        grant = Grant(0x102, 1, store)
+    def look_up(self, number: int, slot: Slot, store: KeyStore, what: object) -> None:
+        with pytest.raises(Failed):
+            self.handles.object(number, slot, granted(store, binding=2), CKR.KEY_HANDLE_INVALID)
+        grant = granted(store)
         if isinstance(what, ObjectHandle) and what.slot is slot and what.keys is store:
             assert self.handles.object(number, slot, grant, CKR.KEY_HANDLE_INVALID) is what
             return
@@ -99,21 +105,34 @@ TestHandlesAgainstAShadow.settings = settings(max_examples=40, stateful_step_cou
 def test_a_name_stays_the_same_while_it_lives() -> None:
     handles, store = Handles(), a_store()
     slot = Bench(store).slot
-    assert handles.name_object(slot, store, 7) is handles.name_object(slot, store, 7)
+    assert handles.name_object(slot, granted(store), 7) is handles.name_object(slot, granted(store), 7)
 
 
 def test_an_old_partitions_name_goes_without_the_new_ones() -> None:
     """The same number of the module in two partitions: the clearing up of the old one must not unname the new."""
     handles, old, new = Handles(), a_store(), a_store()
     slot = Bench(old).slot
-    before, after = handles.name_object(slot, old, 7), handles.name_object(slot, new, 7)
+    before, after = handles.name_object(slot, granted(old), 7), handles.name_object(slot, granted(new), 7)
     handles.remove_object(before)
-    assert handles.name_object(slot, new, 7) is after
+    assert handles.name_object(slot, granted(new), 7) is after
 
 
-def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SESSIONS", 3)
-    handles, slot = Handles(), Bench(a_store()).slot
+def test_a_name_of_an_earlier_binding_means_nothing() -> None:
+    """The same keys again, before what was known of them is cleared up."""
+    handles, store = Handles(), a_store()
+    slot = Bench(store).slot
+    before = handles.name_object(slot, granted(store), 7)
+    now = granted(store, binding=2)
+    with pytest.raises(Failed, match="no such object"):
+        handles.object(before.handle, slot, now, CKR.KEY_HANDLE_INVALID)
+    after = handles.name_object(slot, now, 7)
+    assert after is not before
+    handles.remove_object(before)
+    assert handles.object(after.handle, slot, now, CKR.KEY_HANDLE_INVALID) is after
+
+
+def test_sessions_are_bounded() -> None:
+    handles, slot = Handles(Limits(sessions=3)), Bench(a_store()).slot
     opened = [handles.add_session(slot, 6, 1) for _ in range(3)]
     with pytest.raises(Failed, match="3 sessions are open") as failed:
         handles.add_session(slot, 6, 1)
@@ -122,14 +141,13 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     handles.add_session(slot, 6, 1)
 
 
-def test_objects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_OBJECTS", 3)
-    handles, store = Handles(), a_store()
+def test_objects_are_bounded() -> None:
+    handles, store = Handles(Limits(objects=3)), a_store()
     slot = Bench(store).slot
-    named = [handles.name_object(slot, store, real) for real in range(1, 4)]
+    named = [handles.name_object(slot, granted(store), real) for real in range(1, 4)]
     with pytest.raises(Failed, match="3 object handles") as failed:
-        handles.name_object(slot, store, 4)
+        handles.name_object(slot, granted(store), 4)
     assert failed.value.rv is CKR.HOST_MEMORY
-    assert handles.name_object(slot, store, 1) is named[0]  # one that has a number needs no other
+    assert handles.name_object(slot, granted(store), 1) is named[0]  # one that has a number needs no other
     handles.remove_object(named[0])
-    handles.name_object(slot, store, 4)
+    handles.name_object(slot, granted(store), 4)

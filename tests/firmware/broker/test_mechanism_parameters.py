@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import Failed, ProtocolError
 from keyvisor_firmware.broker.mechanism_parameters import (
+    NOT_READ,
     PARAMETERS,
     WITHOUT_PARAMETER,
     Encoding,
@@ -22,7 +23,7 @@ from keyvisor_hsm.cryptoki.native import Mechanism
 
 from .encoder import NULL, sized, u32, u64
 
-OLD, NEW = Encoding.UP_TO_0_25_5, Encoding.FROM_0_25_6
+OLDEST, OLD, NEW = Encoding.UP_TO_0_24, Encoding.UP_TO_0_25_5, Encoding.FROM_0_25_6
 VENDOR = 0x80001234
 
 
@@ -47,7 +48,7 @@ def flat(mechanism: Mechanism | None) -> bytes:
 
 
 def test_the_first_byte_tells_the_encoding() -> None:
-    assert [Encoding.of(byte) for byte in (0, 1, 2, 3, 255)] == [OLD, OLD, NEW, NEW, NEW]
+    assert [Encoding.of(byte) for byte in (0, 1, 2, 3, 255)] == [OLDEST, OLD, NEW, NEW, NEW]
 
 
 # --- both encodings of the same mechanism
@@ -97,8 +98,8 @@ def test_the_new_encoding_can_say_that_there_is_no_parameter(type_: int) -> None
 
 def test_the_lists_do_not_overlap_and_are_as_long_as_the_protocols() -> None:
     assert not WITHOUT_PARAMETER & PARAMETERS.keys()
-    assert len(WITHOUT_PARAMETER) == 89 + 35 - 12  # of the 124, twelve are IBM's own
-    assert len(PARAMETERS) == 6 + 1 + 1 + 8 + 1 + 1 + 7 + 11 + 1
+    assert len(WITHOUT_PARAMETER) == 89 + 35
+    assert len(PARAMETERS) == 6 + 1 + 3 + 8 + 1 + 1 + 7 + 11 + 1
 
 
 # --- structures
@@ -207,6 +208,45 @@ def test_an_unknown_type_is_ambiguous_in_the_new_encoding() -> None:
         with pytest.raises(Failed, match="0x80001234 cannot be read") as failed:
             read(u32(VENDOR) + rest, NEW)
         assert failed.value.rv is CKR.MECHANISM_INVALID
+
+
+@pytest.mark.parametrize("parameter", [b"", b"\0", b"\1" + sized(b""), b"\1" + u32(NULL)])
+@pytest.mark.parametrize(("rest", "behind"), [(u64(7), 8), (b"", 0)])
+def test_rule_7_what_is_left_tells_whether_an_unknown_type_has_a_parameter(
+    parameter: bytes, rest: bytes, behind: int
+) -> None:
+    cursor = Cursor(u32(VENDOR) + parameter + rest)
+    assert words(read_mechanism(cursor, NEW, behind)) == ()
+    assert cursor.take(len(rest)) == rest
+    cursor.end()
+
+
+def test_rule_7_the_parameter_of_an_unknown_type_is_refused() -> None:
+    with pytest.raises(Failed) as failed:
+        read_mechanism(Cursor(u32(VENDOR) + b"\1" + sized(bytes(32)) + u64(7)), NEW, 8)
+    assert failed.value.rv is CKR.MECHANISM_PARAM_INVALID
+
+
+@pytest.mark.parametrize("type_", [CKM.IBM_EC_X25519, CKM.IBM_EC_X448, CKM.ECDH1_DERIVE])
+def test_rule_7_1_curves_agree_with_the_other_sides_value(type_: int) -> None:
+    parameter = u64(1) + sized(b"") + sized(b"public")
+    for mechanism in (read(u32(type_) + parameter), read(u32(type_) + b"\1" + parameter, NEW)):
+        kdf, shared_length, shared, public_length, public = words(mechanism)
+        assert (kdf, shared_length, shared, public_length) == (1, 0, 0, 6)
+        assert ctypes.string_at(public, public_length) == b"public"
+    with pytest.raises(Failed, match="empty") as failed:
+        read(u32(type_) + u64(1) + sized(b"") + sized(b""))
+    assert failed.value.rv is CKR.MECHANISM_PARAM_INVALID
+
+
+@pytest.mark.parametrize("type_", sorted(NOT_READ))
+@pytest.mark.parametrize(("encoding", "present"), [(OLD, b""), (NEW, b"\1")])
+def test_rule_7_1_a_key_named_in_a_parameter_is_refused(
+    type_: int, encoding: Encoding, present: bytes
+) -> None:
+    with pytest.raises(Failed) as failed:
+        read(u32(type_) + present + u64(7), encoding)
+    assert failed.value.rv in (CKR.MECHANISM_INVALID, CKR.MECHANISM_PARAM_INVALID)
 
 
 @pytest.mark.parametrize("encoding", Encoding)

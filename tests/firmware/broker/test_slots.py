@@ -32,7 +32,9 @@ def expected(call: Call, state: HsmState, mode: str) -> CKR | None:
     return None if call.accelerator else CKR.FUNCTION_NOT_SUPPORTED
 
 
-@pytest.mark.parametrize(("state", "mode"), list(itertools.product(HsmState, ("ep11", "accel", "cca", "", "ACCEL"))))
+@pytest.mark.parametrize(
+    ("state", "mode"), list(itertools.product(HsmState, ("ep11", "accel", "cca", "", "ACCEL")))
+)
 def test_part2_T1_the_filter_as_a_matrix(state: HsmState, mode: str, store: KeyStore) -> None:
     bench = Bench(store, mode)
     bench.grant(state)

@@ -98,6 +98,23 @@ def test_the_guests_story(guest: House) -> None:
     assert done == associated
 
 
+def test_mechanisms_are_told_by_name_and_number(guest: House) -> None:
+    path = f"/hsms/{HSM}/mechanisms"
+    refused = guest.ask("payments", "GET", path).problem(409)
+    assert (refused.kind, refused.code) == ("ap", 0x0B)
+    guest.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()
+    ecdsa, nameless = guest.ask("payments", "GET", path).ok()["mechanisms"]
+    assert ecdsa == {
+        "type": 0x1041,
+        "name": "CKM_ECDSA",
+        "min_key_size": 112,
+        "max_key_size": 521,
+        "flags": 0x2800,
+        "allowed": True,
+    }
+    assert nameless["name"] == "0x80000123"
+
+
 def test_refusals_are_told_with_what_is_missing(guest: House) -> None:
     guest.machine.gates.refused["payments"] = [
         Call("2026-02-03T12:00:00.000+00:00", str(HSM), "C_Sign", "CKR_TOKEN_NOT_PRESENT", "not bound")

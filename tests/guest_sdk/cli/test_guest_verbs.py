@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from keyvisor_guest import client_release
+
 MET = """\
 version: 1
 associations:
@@ -68,13 +70,96 @@ def test_secrets(guest: Callable[..., Any], firmware: Any, tmp_path: Path, secre
     request.write_bytes(secret_request)
     assert guest("add-secret", str(request)).code == 0
     assert firmware.story.requests == [secret_request]
-    assert guest("secrets").out.splitlines()[1].split()[:3] == ["0", "2", "32"]
+    assert guest("secrets").out.splitlines()[1].split()[:3] == ["0", "association", "32"]
     assert guest("lock-secrets").code == 0
     assert guest("secrets").out.splitlines()[-1] == "locked until the guest stops"
     assert json.loads(guest("secrets", "--json").out)["locked"] is True
     assert (
         guest("add-secret", str(request)).err == "error: the secret store is locked until the guest stops\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("release", "carried"),
+    [
+        ("0.24", {"CKM_ECDSA": "yes", "CKM_AES_CBC": "no: since 0.25.0", "CKM_EDDSA": "no: no release does"}),
+        ("0.25.6", {"CKM_ECDSA": "yes", "CKM_AES_CBC": "yes", "CKM_EDDSA": "no: no release does"}),
+        (
+            "unknown",
+            {"CKM_ECDSA": "unknown: since 0.24", "CKM_AES_CBC": "unknown: since 0.25.0"},
+        ),
+    ],
+)
+def test_mechanisms_say_where_each_gets_lost(
+    release: str, carried: dict[str, str], guest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, release)
+    guest("bind", "03.0011")
+    lines = guest("mechanisms", "--hsm", "03.0011").out.splitlines()
+    cells = {line.split()[0]: line.split(maxsplit=3) for line in lines[1:-1]}
+    assert len(cells) == 3
+    for name, verdict in carried.items():
+        assert cells[name][1:3] == ["yes", "yes"]
+        assert cells[name][3].strip() == verdict
+    assert lines[-1].startswith("3 mechanisms; ")
+
+
+def test_mechanisms_of_every_bound_hsm_are_one_table(
+    guest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "0.24")
+    assert "keyvisor guest bind" in guest("mechanisms").err
+    guest("bind", "03.0011")
+    assert "only" not in guest("mechanisms").out
+    guest("bind", "04.0011")
+    lines = guest("mechanisms").out.splitlines()
+    (ecdsa,) = [line for line in lines if "CKM_ECDSA" in line]
+    assert " yes " in ecdsa  # both have it
+    assert "only 03.0011" in ecdsa  # policy allows it on one
+    (aes,) = [line for line in lines if "CKM_AES_CBC" in line]
+    assert aes.count("only 03.0011") == 2
+    assert lines[-1] == (
+        "3 mechanisms; this client (release 0.24) carries 1: a later release carries 1 more, no release the other 1"
+    )
+
+
+def test_mechanisms_as_json(guest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "0.24")
+    guest("bind", "04.0011")
+    assert json.loads(guest("mechanisms", "--json").out) == {
+        "client": "0.24",
+        "hsms": [
+            {
+                "apqn": "04.0011",
+                "mechanisms": [
+                    {
+                        "type": 0x1041,
+                        "name": "CKM_ECDSA",
+                        "min_key_size": 16,
+                        "max_key_size": 32,
+                        "flags": 0x300,
+                        "allowed": False,
+                        "carried": True,
+                        "since": "0.24",
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def test_mechanisms_of_an_hsm_that_is_not_bound(
+    guest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "0.24")
+    ended = guest("mechanisms", "--hsm", "03.0011")
+    assert (ended.code, ended.err) == (1, "error: HSM 03.0011 is not bound: bind it first\n")
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """Another client than this machine's."""
+    monkeypatch.setattr(client_release, "release", lambda _library: release)
+    monkeypatch.setenv("KEYVISOR_PKCS11_MODULE", __file__)
 
 
 def test_refusals(guest: Callable[..., Any]) -> None:

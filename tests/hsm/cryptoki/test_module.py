@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keyvisor_hsm.cryptoki import CKA, CKR, FUNCTIONS, Module
-from keyvisor_hsm.cryptoki.module import environment
+from keyvisor_hsm.cryptoki import CKA, CKR, FUNCTIONS, FUNCTIONS_3_0, Module
+from keyvisor_hsm.cryptoki.module import bind, environment, interface_3_0
 from keyvisor_hsm.cryptoki.native import ULONG, Attribute, Query, Template, Ulongs
 from keyvisor_hsm.errors import ModuleRefused, ModuleUnusable
 from keyvisor_hsm.partitions import Partition, PartitionKeys, open_session
@@ -115,7 +117,7 @@ def make_object(partition: Partition, session: int, label: bytes) -> int:
     return handle[0]
 
 
-def label_of(partition: Partition, session: int, handle: int) -> tuple[int, bytes | None]:
+def label_of(partition: Partition, session: int, handle: int) -> tuple[int, object]:
     query = Query([(CKA.LABEL, 64)])
     rv = partition.module.call["C_GetAttributeValue"](session, handle, query.address, query.count)
     return rv, query.answer(0)[1]
@@ -171,3 +173,57 @@ def test_an_instance_in_use_is_not_handed_out_again(softhsm: Path) -> None:
     first.retire()
     second.retire()
     assert {Module.load_private(softhsm), Module.load_private(softhsm)} == {first, second}
+
+
+# --- PKCS#11 3.0
+
+
+class Library:
+    """A library with C_GetInterface: a function list of `version`, whose every function answers its place in it."""
+
+    def __init__(self, version: int, *, by_version: bool = True) -> None:
+        self._kept: list[object] = []
+        counts = [count for _, count in FUNCTIONS + FUNCTIONS_3_0]
+        self._list = Ulongs(1 + len(counts))
+        self._list.write(0, bytes((version, 0)))
+        for place, count in enumerate(counts, 1):
+            function = ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_ulong] * count)(
+                lambda *_, place=place: place
+            )
+            self._kept.append(function)
+            address = ctypes.cast(function, ctypes.c_void_p).value or 0
+            self._list.write(8 * place, ULONG.pack(address))
+        self._interface = Ulongs(3)
+        self._interface.write(8, ULONG.pack(self._list.address))
+        self._by_version = by_version
+        arguments = (ctypes.c_char_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_ulong)
+        self.C_GetInterface = ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._get)
+
+    def _get(self, name: bytes, version: int | None, found: Any, flags: int) -> int:
+        assert (name, flags) == (b"PKCS 11", 0)
+        if version is not None:
+            assert ctypes.string_at(version, 2) == b"\3\0"
+            if not self._by_version:
+                return int(CKR.FUNCTION_FAILED)
+        found[0] = self._interface.address
+        return 0
+
+
+@pytest.mark.parametrize("by_version", [True, False])
+def test_the_functions_of_3_0_are_found_behind_those_of_2_40(by_version: bool) -> None:
+    library = Library(3, by_version=by_version)
+    address = interface_3_0(library)
+    functions = bind(address, FUNCTIONS + FUNCTIONS_3_0)
+    assert functions.keys() == dict(FUNCTIONS + FUNCTIONS_3_0).keys()
+    assert functions["C_Initialize"](0) == 1
+    assert functions["C_LoginUser"](*range(6)) == len(FUNCTIONS) + 3
+    assert functions["C_MessageVerifyFinal"](1) == len(FUNCTIONS + FUNCTIONS_3_0)
+
+
+def test_an_interface_of_another_version_is_not_taken_for_3_0() -> None:
+    assert interface_3_0(Library(2)) == 0
+
+
+def test_a_module_without_interfaces_has_none(softhsm: Path) -> None:
+    assert interface_3_0(ctypes.CDLL(str(softhsm))) == 0
+    assert "C_LoginUser" not in Module.load(softhsm).call

@@ -13,6 +13,7 @@ from keyvisor_hsm.cryptoki.native import (
     ULONG,
     UNAVAILABLE,
     Attribute,
+    Found,
     Mechanism,
     Memory,
     Pointer,
@@ -188,3 +189,32 @@ def test_a_structure_is_laid_out_in_order_and_its_pointers_are_ours() -> None:
     assert (ULONG.unpack(number)[0], ULONG.unpack(length)[0], flat) == (1, 5, b"flatflat")
     assert ctypes.string_at(ULONG.unpack(pointer)[0], 5) == b"label"
     assert (null, empty) == (bytes(8), bytes(8))
+
+
+# --- nested queries
+
+
+def test_a_nested_query_is_an_array_of_attributes_and_is_read_back() -> None:
+    query = Query([(0x40000211, ((0x0, 0), (0x3, 5))), (0x3, 4)])
+    outer, label = attributes_at(query.address, 2)
+    assert (outer.type, outer.length, label.length) == (0x40000211, 48, 4)
+    inner = [CkAttribute.from_address(outer.value + 24 * index) for index in range(2)]
+    assert [(one.type, bool(one.value), one.length) for one in inner] == [(0x0, False, 0), (0x3, True, 5)]
+    inner[0].type, inner[0].length = 0x103, 1  # the module fills types in where it is asked for no value
+    ctypes.memmove(inner[1].value, b"inner", 5)
+    assert query.answers()[0] == Found(0x40000211, 48, (Found(0x103, 1, None), Found(0x3, 5, b"inner")))
+
+
+@pytest.mark.parametrize("length", [72, 1 << 40])
+def test_a_nested_template_that_is_longer_than_its_room_is_not_read(length: int) -> None:
+    query = Query([(0x40000211, ((0x0, 0), (0x3, 5)))])
+    CkAttribute.from_address(query.address).length = length
+    assert query.answer(0) == (length, None)
+
+
+def test_a_module_cannot_send_the_reader_elsewhere() -> None:
+    """Its pointers are not followed, only ours are."""
+    query = Query([(0x40000211, ((0x3, 5),)), (0x3, 4)])
+    outer, label = CkAttribute.from_address(query.address), CkAttribute.from_address(query.address + 24)
+    outer.value = label.value = 1
+    assert query.answers() == (Found(0x40000211, 24, (Found(0x3, 5, bytes(5)),)), Found(0x3, 4, bytes(4)))

@@ -16,15 +16,16 @@ _HANDSHAKE: Final = b"PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1"
 MAKER: Final = b"keyvisor".ljust(32)
 
 
-def c_initialize(_connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+def c_initialize(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The handshake string must be the protocol's; the reserved arguments are the client's own."""
     if values[0] != _HANDSHAKE:
         raise Failed(CKR.ARGUMENTS_BAD, "the handshake is not that of the p11-kit RPC")
+    connection.begin()
     return pack_reply(call)
 
 
 def c_finalize(connection: Connection, call: Call, _values: tuple[Any, ...]) -> bytes:
-    """All sessions of the connection end."""
+    """All sessions of the connection end, and so does a wait for slot events."""
     connection.close()
     return pack_reply(call)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from keyvisor_firmware.broker.attributes import Answer, ValueClass, value_class
+from keyvisor_firmware.broker.attributes import Wanted
 from keyvisor_firmware.broker.calls import Call
 from keyvisor_firmware.broker.codec import pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.handles import Session
-from keyvisor_firmware.broker.limits import MAX_ATTRIBUTE_ROOM, MAX_OUTPUT, MAX_ULONGS
+from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.slots import Grant
 from keyvisor_hsm.cryptoki import CKA, CKR
-from keyvisor_hsm.cryptoki.native import Attribute, Query, Template, Ulongs
+from keyvisor_hsm.cryptoki.native import Asked, Attribute, Found, Query, Template, Ulongs
 
 _FALSE: Final = b"\0"
 
@@ -44,36 +45,37 @@ _PARTIAL: Final = frozenset(
 
 
 def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
-    """As many attributes as were asked, in the same order. Nested templates cannot travel to this client (4.2)."""
+    """As many attributes as were asked, in the same order. A nested template that cannot travel is said not to be there."""
     session, grant = connection.enter(call, values[0])
     named = connection.object(session, grant, values[1], CKR.OBJECT_HANDLE_INVALID)
-    wanted: tuple[tuple[int, int], ...] = values[2]
-    asked = [(type_, room) for type_, room in wanted if value_class(type_) is not ValueClass.ATTRIBUTES]
-    query = Query(_within_limits(asked))
+    wanted: tuple[Wanted, ...] = values[2]
+    query = Query(_within_limits([one for one in wanted if one[1] is not None], connection.limits))
     rv = int(CKR.OK)
-    if asked or not wanted:
+    if query.count or not wanted:
         rv = connection.invoke(session, grant, call.name, named.real, query.address, query.count)
     if rv not in _PARTIAL:
         return pack_error(rv)
-    found = iter([query.answer(index) for index in range(query.count)])
-    answers = []
-    for type_, _ in wanted:
-        if value_class(type_) is ValueClass.ATTRIBUTES:
-            answers.append(Answer(type_, None, None))
-            rv = rv or CKR.ATTRIBUTE_TYPE_INVALID
-        else:
-            answers.append(Answer(type_, *next(found)))
+    found = iter(query.answers())
+    answers = [Found(type_, None, None) if room is None else next(found) for type_, room in wanted]
+    if rv == CKR.OK and query.count < len(wanted):
+        rv = CKR.ATTRIBUTE_TYPE_INVALID
     return pack_reply(call, answers, rv)
 
 
-def _within_limits(asked: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _within_limits(wanted: Sequence[Wanted], limits: Limits) -> tuple[Asked, ...]:
     """The rooms cut to what one attribute, and all together, may take."""
-    left, cut = MAX_OUTPUT, []
-    for type_, room in asked:
-        given = min(room, MAX_ATTRIBUTE_ROOM, left)
+    left = limits.output
+
+    def cut(one: Wanted) -> Asked:
+        nonlocal left
+        type_, room = one
+        if isinstance(room, tuple):
+            return type_, tuple([cut(inner) for inner in room])
+        given = min(room or 0, limits.attribute_output, left)
         left -= given
-        cut.append((type_, given))
-    return cut
+        return type_, given
+
+    return tuple([cut(one) for one in wanted])
 
 
 def c_find_objects_init(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
@@ -90,7 +92,7 @@ def c_find_objects_init(connection: Connection, call: Call, values: tuple[Any, .
 def c_find_objects(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Session objects of other connections and other HSMs are left out."""
     session, grant = connection.enter(call, values[0])
-    room = min(values[1], MAX_ULONGS)
+    room = min(values[1], connection.limits.found_objects)
     found: list[int] = []
     while len(found) < room:
         reals, count = Ulongs(room - len(found)), Ulongs(1)
@@ -105,7 +107,7 @@ def c_find_objects(connection: Connection, call: Call, values: tuple[Any, ...]) 
 
 def _named(connection: Connection, session: Session, grant: Grant, reals: tuple[int, ...]) -> list[int]:
     return [
-        connection.handles.name_object(session.slot, grant.keys, real).handle
+        connection.handles.name_object(session.slot, grant, real).handle
         for real in reals
         if connection.owns(session, grant.keys, real)
     ]

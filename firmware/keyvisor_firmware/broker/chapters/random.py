@@ -9,7 +9,6 @@ from keyvisor_firmware.broker.codec import pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.forward import EMPTY_POINTER
-from keyvisor_firmware.broker.limits import MAX_OUTPUT
 from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.native import Memory
 
@@ -20,8 +19,8 @@ def c_generate_random(connection: Connection, call: Call, values: tuple[Any, ...
     length = values[1]
     if length in (0, EMPTY_POINTER):
         return pack_reply(call, b"")
-    if length > MAX_OUTPUT:
-        raise Failed(CKR.ARGUMENTS_BAD, f"{MAX_OUTPUT} random bytes at a time")
+    if length > connection.limits.output:
+        raise Failed(CKR.ARGUMENTS_BAD, f"{connection.limits.output} random bytes at a time")
     memory = Memory(length)
     rv = connection.invoke(session, grant, call.name, memory.address, length)
     return pack_error(rv) if rv else pack_reply(call, memory.read())

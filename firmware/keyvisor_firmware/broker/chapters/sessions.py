@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from keyvisor_firmware.broker.calls import Call
 from keyvisor_firmware.broker.codec import pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.handles import Session
+from keyvisor_firmware.broker.pins import Who
 from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.flags import (
     CKF_RW_SESSION,
@@ -16,8 +17,18 @@ from keyvisor_hsm.cryptoki.flags import (
     CKS_RO_PUBLIC_SESSION,
     CKS_RO_USER_FUNCTIONS,
     CKS_RW_PUBLIC_SESSION,
+    CKS_RW_SO_FUNCTIONS,
     CKS_RW_USER_FUNCTIONS,
 )
+
+# Whether the session is read-write, who is logged in -> its state. The SO has no read-only sessions.
+_STATES: Final = {
+    (False, None): CKS_RO_PUBLIC_SESSION,
+    (False, Who.USER): CKS_RO_USER_FUNCTIONS,
+    (True, None): CKS_RW_PUBLIC_SESSION,
+    (True, Who.USER): CKS_RW_USER_FUNCTIONS,
+    (True, Who.SO): CKS_RW_SO_FUNCTIONS,
+}
 
 
 def c_open_session(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
@@ -28,7 +39,11 @@ def c_open_session(connection: Connection, call: Call, values: tuple[Any, ...]) 
     if not flags & CKF_SERIAL_SESSION:
         raise Failed(CKR.SESSION_PARALLEL_NOT_SUPPORTED, "CKF_SERIAL_SESSION is not set")
     flags &= CKF_RW_SESSION | CKF_SERIAL_SESSION
-    return pack_reply(call, connection.handles.add_session(slot, flags, grant.binding).handle)
+    if not flags & CKF_RW_SESSION and connection.who(slot) is Who.SO:
+        raise Failed(CKR.SESSION_READ_WRITE_SO_EXISTS, "the SO is logged in, and has no read-only sessions")
+    with grant.keys.opening:
+        session = connection.handles.add_session(slot, flags, grant.binding)
+    return pack_reply(call, session.handle)
 
 
 def c_close_session(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
@@ -50,7 +65,4 @@ def c_get_session_info(connection: Connection, call: Call, values: tuple[Any, ..
 
 
 def _session_state(connection: Connection, session: Session) -> int:
-    user = connection.logged_in(session.slot)
-    if session.flags & CKF_RW_SESSION:
-        return CKS_RW_USER_FUNCTIONS if user else CKS_RW_PUBLIC_SESSION
-    return CKS_RO_USER_FUNCTIONS if user else CKS_RO_PUBLIC_SESSION
+    return _STATES[bool(session.flags & CKF_RW_SESSION), connection.who(session.slot)]

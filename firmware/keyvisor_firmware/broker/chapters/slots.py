@@ -10,29 +10,25 @@ from keyvisor_firmware.broker.codec import pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.key_store import KeyStore
+from keyvisor_firmware.broker.pins import MAX_PIN, MIN_PIN, token_flags
 from keyvisor_firmware.broker.slots import Slot
 from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.flags import (
     CK_UNAVAILABLE_INFORMATION,
     CKF_DONT_BLOCK,
     CKF_LOGIN_REQUIRED,
-    CKF_PROTECTED_AUTHENTICATION_PATH,
     CKF_REMOVABLE_DEVICE,
     CKF_RNG,
     CKF_RW_SESSION,
     CKF_TOKEN_INITIALIZED,
     CKF_TOKEN_PRESENT,
-    CKF_USER_PIN_INITIALIZED,
 )
-from keyvisor_hsm.cryptoki.native import Ulongs
+from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo
+from keyvisor_hsm.errors import ModuleRefused
 
-_TOKEN_FLAGS: Final = (
-    CKF_RNG
-    | CKF_LOGIN_REQUIRED
-    | CKF_USER_PIN_INITIALIZED
-    | CKF_TOKEN_INITIALIZED
-    | CKF_PROTECTED_AUTHENTICATION_PATH
-)
+_SETTLING: Final = 0.001  # seconds until the state page shows what the gate knows already
+
+_TOKEN_FLAGS: Final = CKF_RNG | CKF_LOGIN_REQUIRED | CKF_TOKEN_INITIALIZED
 
 
 def c_get_slot_list(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
@@ -52,24 +48,24 @@ def c_get_slot_info(connection: Connection, call: Call, values: tuple[Any, ...])
 
 
 def c_get_token_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
-    """The token of a bound HSM: its label is the APQN, its serial number the card's."""
+    """The token of a bound HSM: its label is the one that C_InitToken set, else the APQN; its serial number the card's."""
     slot = connection.slot(values[0])
-    slot.admit(call)
+    record = slot.admit(call).keys.pins.read()
     about = slot.description
     unknown = CK_UNAVAILABLE_INFORMATION
     return pack_reply(
         call,
-        padded(about.apqn, 32),
+        record.label or padded(about.apqn, 32),
         MAKER,
         padded(f"{about.generation} {about.mode}", 16),
         padded(about.serial, 16),
-        _TOKEN_FLAGS,
+        _TOKEN_FLAGS | token_flags(record),
         0,  # ulMaxSessionCount: effectively infinite
         len(connection.handles.on_slot(slot)),
         0,  # ulMaxRwSessionCount: effectively infinite
         sum(1 for session in connection.handles.on_slot(slot) if session.flags & CKF_RW_SESSION),
-        255,  # ulMaxPinLen
-        0,  # ulMinPinLen
+        MAX_PIN,
+        MIN_PIN,
         *(unknown, unknown, unknown, unknown),
         (_hardware(slot), 0),
         about.firmware,
@@ -94,28 +90,22 @@ def c_get_mechanism_info(connection: Connection, call: Call, values: tuple[Any, 
     return pack_reply(call, *info)
 
 
-def _mechanisms(keys: KeyStore) -> dict[int, tuple[int, int, int]]:
-    """The module's mechanisms with their info, asked once: they cannot change."""
-    if not keys.mechanisms:
-        count = Ulongs(1)
-        keys.call["C_GetMechanismList"](keys.slot, 0, count.address)
-        types = Ulongs(count[0])
-        if rv := keys.call["C_GetMechanismList"](keys.slot, types.address, count.address):
-            raise Failed(CKR.DEVICE_ERROR, f"the HSM lists no mechanisms ({rv:#x})")
-        found = {}
-        for type_ in types.values(count[0]):
-            info = Ulongs(3)
-            if keys.call["C_GetMechanismInfo"](keys.slot, type_, info.address) == CKR.OK:
-                found[type_] = (info[0], info[1], info[2])
-        keys.mechanisms = found
-    return keys.mechanisms
+def _mechanisms(keys: KeyStore) -> dict[int, MechanismInfo]:
+    try:
+        return keys.mechanisms()
+    except ModuleRefused as error:
+        raise Failed(CKR.DEVICE_ERROR, f"the HSM lists no mechanisms: {error}") from None
 
 
-def c_wait_for_slot_event(_connection: Connection, _call: Call, values: tuple[Any, ...]) -> bytes:
-    """There is never an event to tell without waiting, and waiting would hold up the connection."""
-    if values[0] & CKF_DONT_BLOCK:
-        return pack_error(CKR.NO_EVENT)
-    return pack_error(CKR.FUNCTION_NOT_SUPPORTED)
+def c_wait_for_slot_event(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
+    """The next HSM that was attached, detached, bound or unbound. Waits for it unless CKF_DONT_BLOCK is set."""
+    while (slot_id := connection.events.next()) is None:
+        if values[0] & CKF_DONT_BLOCK:
+            return pack_error(CKR.NO_EVENT)
+        if connection.ended:
+            return pack_error(CKR.CRYPTOKI_NOT_INITIALIZED)
+        connection.wait(None if connection.events.settled() else _SETTLING)
+    return pack_reply(call, slot_id)
 
 
 def _hardware(slot: Slot) -> int:
