@@ -17,7 +17,9 @@ from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo, list_mechanisms
 from keyvisor_hsm.errors import ModuleRefused
 from keyvisor_hsm.partitions import Partition, PartitionKeys
 
-Owner = tuple[object, int, int]  # a connection, the id of a slot, and the binding under which it made the object
+Owner = tuple[
+    object, int, int
+]  # a connection, the id of a slot, and the binding under which it made the object
 
 
 class KeyStore:
