@@ -168,9 +168,13 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
     native = _in_native_form(connection, session, grant, call, values)
     if call.reply in ("u", "uu"):
         return _make(connection, session, grant, call, native)
-    if call.name in _BEGINS and not native.cancels:
-        session.began.add(_BEGINS[call.name])
+    begins = None if native.cancels else _BEGINS.get(call.name)
+    anew = begins is not None and begins not in session.began
+    if begins is not None:
+        session.began.add(begins)  # before it has: a logout may come while the module works
     rv = connection.invoke(session, grant, call.name, *native.arguments)
+    if rv and anew and begins is not None:
+        session.began.discard(begins)
     left = None if native.output is None else native.output.reply(rv)
     if rv == CKR.OK and not isinstance(left, Needed):
         session.began.discard(_BEGINS[call.name] if native.cancels else _ENDS.get(call.name, ""))

@@ -7,9 +7,10 @@ whereas the module knows only its one token: the table here keeps them apart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from keyvisor_firmware.broker.one_at_a_time import Function, OneAtATime
 from keyvisor_firmware.broker.partition_room import PartitionRoom, count_token_objects
 from keyvisor_firmware.broker.pin_file import PinFile
 from keyvisor_hsm.cryptoki import CKR
@@ -43,7 +44,7 @@ class KeyStore:
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
-        self.call = partition.module.call
+        self.call: Mapping[str, Function] = dict(OneAtATime(partition.module.call))
         self.slot = partition.slot
         self.owners: dict[int, Owner] = {}
         self.token_objects: set[int] = set()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper, Gatekeepers
+from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Generation, Mode
 from keyvisor_hsm.master_keys import OperatorToken
 from keyvisor_hsm.partitions import PartitionKeys
@@ -107,13 +108,16 @@ class Machine:
     def partitions(self) -> Path:
         return self.home / "partitions"
 
-    def guest(self, name: str = "payments", *, idle_seconds: float = 60.0) -> Guest:
+    def guest(
+        self, name: str = "payments", *, idle_seconds: float = 60.0, limits: Limits = DEFAULTS
+    ) -> Guest:
         """A new guest with its three HSMs, unbound."""
         keepers = Gatekeepers(
             run_directory=self.home / "run",
             partitions=self.partitions,
             module=self.module,
             idle_seconds=idle_seconds,
+            guest_limits={name: limits},
         )
         guest = Guest(keepers.open(name), self.token)
         self.guests.append(guest)

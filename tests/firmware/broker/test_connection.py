@@ -159,6 +159,27 @@ def test_part2_T8_unbound_between_init_and_update(bench: Bench, application: App
     assert bench.calls.made == ["C_CloseSession"]
 
 
+def test_part2_T8_handles_end_with_the_binding_even_where_the_next_leads_to_the_same_keys(
+    bench: Bench, application: Application
+) -> None:
+    """The gate clears up aside, maybe later than the HSM is bound again to a partition that is still open."""
+    old = application.session(login=True)
+    key = generate(application, old, (CKA.TOKEN, True))
+    before = bench.slot.grant
+    assert before is not None
+    bench.grant(UNBOUND)
+    bench.grant(ASSOCIATED)
+    fresh = application.session(login=True)
+    assert application.rv("C_GetObjectSize", fresh, key) == CKR.OBJECT_HANDLE_INVALID
+    (again,) = found(application, fresh)
+    application.call("C_EncryptInit", fresh, Mechanism(CKM.AES_ECB), again)
+    with application.connection.lock:
+        application.connection.leave_store(bench.slot, before)
+    assert len(application.call("C_Encrypt", fresh, bytes(16), 64)) == 16
+    assert application.rv("C_GetSessionInfo", old) == CKR.SESSION_HANDLE_INVALID
+    assert application.rv("C_GetObjectSize", fresh, again) == CKR.OK
+
+
 # --- making objects: all of them can be named, or none is left
 
 

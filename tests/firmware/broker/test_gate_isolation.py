@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
@@ -98,6 +100,30 @@ def test_a_token_object_that_another_connection_destroyed_is_gone(shared: Guest,
         CKR.OBJECT_HANDLE_INVALID,
         CKR.KEY_HANDLE_INVALID,
     }
+
+
+def test_connections_make_find_and_destroy_keys_at_the_same_time(machine: Machine) -> None:
+    """SoftHSM 2.6.1 by itself fails in one of a hundred such rounds (its issue 573)."""
+    guest = machine.guest()
+    guest.associate()
+    faults: list[BaseException] = []
+
+    def work(peer: Peer) -> None:
+        try:
+            session = peer.session(SLOT, login=True)
+            for _ in range(120):
+                key = peer.aes_key(session, (CKA.TOKEN, True))
+                peer.find(session)
+                peer.call("C_DestroyObject", session, key)
+        except BaseException as fault:  # told by the test's own thread
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work, args=(guest.connect(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert faults == []
 
 
 # --- private objects

@@ -20,6 +20,7 @@ import pytest
 
 from keyvisor_firmware.broker import gate as gate_module
 from keyvisor_firmware.broker import gatekeeper as module
+from keyvisor_firmware.broker.control import Picture
 from keyvisor_firmware.broker.errors import GateError
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
@@ -41,8 +42,13 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def threads_of(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+def sockets_of(pid: int) -> int:
+    """How many sockets a process holds."""
+    held = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed while we look
+            held += os.readlink(path).startswith("socket:")
+    return held
 
 
 def is_gone(pid: int) -> bool:
@@ -127,6 +133,43 @@ def test_a_gate_with_a_connection_is_not_idle(machine: Machine) -> None:
     assert guest.running_gate() == gate
 
 
+def test_a_gate_does_not_leave_while_it_opens_a_partition(
+    softhsm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module rewrites the token's file at each login: a process that ends in the middle destroys all its keys."""
+    steps: list[str] = []
+    opening, opened, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(_picture: Picture) -> dict[str, str]:
+        opening.set()
+        assert opened.wait(30)
+        steps.append("the partition is open")
+        return {}
+
+    def leave(_status: int) -> None:
+        steps.append("the gate leaves")
+        ended.set()
+
+    notices, other = socket.socketpair()
+    with notices, other:
+        page = memoryview(bytearray(64)).cast("Q")
+        gate = gate_module.Gate("payments", softhsm, tmp_path / "scratch", page, notices, Limits())
+        monkeypatch.setattr(gate, "_adopt", slow)
+        monkeypatch.setattr(os, "_exit", leave)
+        threads = [
+            threading.Thread(target=gate.adopt, args=(Picture(()),)),
+            threading.Thread(target=gate.end),
+        ]
+        threads[0].start()
+        assert opening.wait(30)
+        threads[1].start()
+        assert not ended.wait(0.05)
+        opened.set()
+        for thread in threads:
+            thread.join(30)
+    assert steps == ["the partition is open", "the gate leaves"]
+
+
 def test_an_hsm_is_associated_whenever_the_gate_leaves(machine: Machine) -> None:
     guest = machine.guest(idle_seconds=0.01)
     for _ in range(25):
@@ -200,13 +243,13 @@ def test_an_application_that_hangs_up_in_the_middle_is_not_worth_a_line(
     guest.keeper.bind(CRYPTO)
     peer = guest.connect()
     gate = guest.running_gate()
-    quiet = threads_of(gate)
+    quiet = sockets_of(gate)
     for length in (1, 13, 40):
         with Peer(guest.keeper.door) as stranger:
             stranger.socket.sendall(_HELLO[:length])
     with Peer(guest.keeper.door) as stranger:
         stranger.send(body("C_GetMechanismList", SLOT, 512))  # and the answer meets a closed socket
-    wait_for(lambda: threads_of(gate) == quiet, "all of them are gone")
+    wait_for(lambda: sockets_of(gate) == quiet, "all of them are gone")
     assert peer.call("C_GetSlotList", 0, 8)
     assert capfd.readouterr().err == ""
 

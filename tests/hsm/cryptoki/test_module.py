@@ -138,12 +138,12 @@ def test_hazard_12_1_an_object_cannot_be_named_in_another_instance(two: tuple[Pa
 
 
 def test_the_same_number_names_two_objects_in_two_instances(two: tuple[Partition, Partition]) -> None:
-    made: dict[int, tuple[bytes | None, ...]] = {}
+    made: dict[int, list[object]] = {}
     for partition, label in zip(two, (b"one", b"two"), strict=True):
         session = open_session(partition.module, partition.slot)
         handle = make_object(partition, session, label)
-        made[handle] = (*made.get(handle, ()), label_of(partition, session, handle)[1])
-    assert list(made.values()) == [(b"one", b"two")]
+        made.setdefault(handle, []).append(label_of(partition, session, handle)[1])
+    assert list(made.values()) == [[b"one", b"two"]]
 
 
 def test_an_end_of_one_instance_is_no_end_of_the_other(two: tuple[Partition, Partition]) -> None:
