@@ -44,7 +44,7 @@ class KeyStore:
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
-        self.call: Mapping[str, Function] = dict(OneAtATime(partition.module.call))
+        self.call: Mapping[str, Function] = OneAtATime(partition.module.call)
         self.slot = partition.slot
         self.owners: dict[int, Owner] = {}
         self.token_objects: set[int] = set()

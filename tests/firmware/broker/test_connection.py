@@ -180,6 +180,49 @@ def test_part2_T8_handles_end_with_the_binding_even_where_the_next_leads_to_the_
     assert application.rv("C_GetObjectSize", fresh, again) == CKR.OK
 
 
+def test_part2_T8_bound_again_to_the_same_keys_nothing_of_before_is_known(
+    bench: Bench, application: Application
+) -> None:
+    """Not even while what was known before is still to be cleared up."""
+    session = application.session(login=True)
+    token, own = generate(application, session, (CKA.TOKEN, True)), generate(application, session)
+    bench.grant(UNBOUND)
+    bench.grant(ASSOCIATED)
+    fresh = application.session(login=True)
+    for number in (token, own):
+        assert application.rv("C_GetObjectSize", fresh, number) == CKR.OBJECT_HANDLE_INVALID
+    (found_again,) = found(application, fresh)
+    assert found_again > own
+
+
+def test_the_clearing_up_after_a_binding_leaves_the_next_one_alone(
+    bench: Bench, application: Application
+) -> None:
+    """It may come late, and to the same keys: a spare keeps their partition open."""
+    application.session(login=True)
+    before = bench.slot.grant
+    assert before is not None
+    bench.grant(UNBOUND)
+    bench.grant(ASSOCIATED)
+    session = application.session(login=True)
+    key = generate(application, session)
+    application.call("C_EncryptInit", session, Mechanism(CKM.AES_ECB), key)
+    with application.connection.lock:
+        application.connection.leave_store(bench.slot, before)
+    assert len(application.call("C_Encrypt", session, bytes(16), 64)) == 16
+    assert found(application, session) == [key]
+
+
+def test_an_operation_that_did_not_begin_costs_no_object_at_a_logout(
+    bench: Bench, application: Application
+) -> None:
+    session = application.session(login=True)
+    key = generate(application, session, (CKA.PRIVATE, False))
+    assert application.rv("C_EncryptInit", session, Mechanism(CKM.RSA_PKCS), key) != CKR.OK
+    application.call("C_Logout", session)
+    assert application.rv("C_GetObjectSize", session, key) == CKR.OK
+
+
 # --- making objects: all of them can be named, or none is left
 
 
