@@ -87,7 +87,7 @@ class AnyFunction(dict[str, Callable[..., int]]):
 def recording(directory: Path = Path("/nonexistent")) -> KeyStore:
     """A store without a module: every function is there, answers CKR_OK, and is noted in `store.call.made`."""
     store = KeyStore(NoModule(directory))  # type: ignore[arg-type]  # stands in for a partition
-    store.call = Calls(store.call)
+    store.call = Calls(AnyFunction())
     return store
 
 
