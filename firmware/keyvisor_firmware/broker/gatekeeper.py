@@ -376,7 +376,8 @@ class Gatekeeper:
 class Gatekeepers:
     """Makes the doors of all guests. `module` is the PKCS#11 module, `partitions` the directory of the key partitions.
 
-    `limits` hold for the applications of every guest that `guest_limits` does not name.
+    `limits` hold for the applications of every guest that `guest_limits` does not name. `compiled`: gates use the
+    compiled hot loop where it was built.
     """
 
     def __init__(
@@ -388,6 +389,7 @@ class Gatekeepers:
         idle_seconds: float = 60.0,
         limits: Limits = DEFAULTS,
         guest_limits: Mapping[str, Limits] | None = None,
+        compiled: bool = True,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
@@ -395,6 +397,7 @@ class Gatekeepers:
         self._idle_seconds = idle_seconds
         self._limits = limits
         self._guest_limits = guest_limits or {}
+        self._compiled = compiled
 
     def open(self, guest: str) -> Gatekeeper:
         """Make the guest's door. Raises OSError."""
@@ -410,6 +413,8 @@ class Gatekeepers:
         command += ["--module", str(self._module), "--scratch", str(scratch)]
         command += ["--idle-seconds", str(self._idle_seconds)]
         command += ["--limits", self._guest_limits.get(guest, self._limits).to_json()]
+        if not self._compiled:
+            command.append("--pure")
         for name, descriptor in descriptors.items():
             command += [f"--{name}", str(descriptor)]
         return subprocess.Popen(
