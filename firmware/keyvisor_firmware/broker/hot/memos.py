@@ -117,7 +117,8 @@ def remember(
             return
         prefix = len(request_prefix(call))
         if (made := maker(connection, call, values, request, encoding, reply, changes)) is not None:
-            session.memos.keep(connection.hot, session.ticket, *made, prefix)
+            memo, fixed = made
+            session.memos.keep(connection.hot, session.ticket, memo, fixed, prefix)
 
 
 _ERROR: Final = bytes(4)  # the id of a reply that is an error
