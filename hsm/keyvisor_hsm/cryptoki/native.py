@@ -37,7 +37,7 @@ def address_of(buffer: memoryview) -> int:
 
 def address_of_function(function: object) -> int:
     """Where a C function is; 0 for one of Python's."""
-    if not isinstance(function, ctypes._CFuncPtr):
+    if not isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]  # it has no public name
         return 0
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
