@@ -10,6 +10,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ULONG = struct.Struct("=Q")
 _ATTRIBUTE = struct.Struct("=QQQ")  # type, pValue, ulValueLen
@@ -35,7 +36,7 @@ def address_of(buffer: memoryview) -> int:
     return address
 
 
-def address_of_function(function: object) -> int:
+def address_of_function(function: Any) -> int:
     """Where a C function is; 0 for one of Python's."""
     if not isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]  # it has no public name
         return 0
