@@ -27,61 +27,12 @@ from keyvisor_firmware.broker.hot.memos import remember
 from keyvisor_firmware.broker.hot.reading import HotFrames, Taken
 from keyvisor_firmware.broker.mechanism_parameters import Encoding
 from keyvisor_firmware.broker.slow_calls import SLOW, WITH_PRIVATE_KEY
+from keyvisor_firmware.broker.turns import Baton, HotBaton, PlainBaton, Turns
 from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.flags import CKF_DONT_BLOCK
 
 # The name of the call, and its refusal.
 OnRefusal = Callable[[str, Refused], None]
-
-
-class Turns:
-    """Who reads: one thread at a time. Threads are made when the reading is handed on and nobody waits for it."""
-
-    def __init__(self, most: int) -> None:
-        self._changed = threading.Condition()
-        self._free = True
-        self._waiting = 0
-        self._most = most
-        self._threads: list[threading.Thread] = []
-        self.end: BaseException | None = None
-
-    def take(self) -> bool:
-        """Wait for the turn to read. False if the connection has ended."""
-        with self._changed:
-            self._waiting += 1
-            while not self._free and self.end is None:
-                self._changed.wait()
-            self._waiting -= 1
-            self._free = False
-            return self.end is None
-
-    def hand_on(self, work: Callable[[], None]) -> bool:
-        """Let another thread read, a new one if need be. False if there are as many as there may be, all busy."""
-        with self._changed:
-            if not self._waiting:
-                if len(self._threads) >= self._most:
-                    return False
-                self._threads.append(threading.Thread(target=work, daemon=True))
-                self._threads[-1].start()
-            self._free = True
-            self._changed.notify()
-            return True
-
-    def room(self) -> bool:
-        """Whether `hand_on` will be heard. Only whoever has the turn may ask: it can but grow meanwhile."""
-        with self._changed:
-            return self._waiting > 0 or len(self._threads) < self._most
-
-    def finish(self, end: BaseException) -> None:
-        """Nobody reads any more. What ended it first is kept."""
-        with self._changed:
-            self.end = self.end or end
-            self._changed.notify_all()
-
-    def join(self) -> None:
-        """Wait until the other threads are done with what they do."""
-        for thread in self._threads:
-            thread.join()
 
 
 class Service:
@@ -92,13 +43,19 @@ class Service:
         self._connection = connection
         self._on_refusal = on_refusal
         hot = connection.hot
-        self._frames = (
-            Frames(channel, connection.limits)
-            if hot is None
-            else HotFrames(channel, connection, hot, on_refusal)
-        )
-        self._turns = Turns(connection.limits.operations_in_flight)
-        self._sending: Lock = threading.Lock() if hot is None else hot.sending()
+        self._frames: Frames | HotFrames
+        self._sending: Lock
+        baton: Baton
+        if hot is None:
+            self._frames, self._sending, baton = (
+                Frames(channel, connection.limits),
+                threading.Lock(),
+                PlainBaton(),
+            )
+        else:
+            self._frames = HotFrames(channel, connection, hot, on_refusal)
+            self._sending, baton = hot.sending(), HotBaton(hot)
+        self._turns = Turns(baton, connection.limits.operations_in_flight)
         self._encoding = Encoding.UP_TO_0_25_5
 
     def run(self) -> None:
@@ -137,13 +94,15 @@ class Service:
         """Read and answer; back with the first answer that may be slow, the reading handed on."""
         while True:
             request = self._frames.next()
-            slow = (
-                partial(self._answer_taken, request)
-                if isinstance(request, Taken)
-                else self._answer_quick(*request)
-            )
-            if slow is None:
+            slow: Callable[[], None]
+            if isinstance(request, Taken):
+                slow = partial(self._answer_taken, request)
+                if request.without_turn:
+                    return slow
+            elif (left := self._answer_quick(*request)) is None:
                 continue
+            else:
+                slow = left
             if self._turns.hand_on(self._work):
                 return slow
             slow()

@@ -95,6 +95,11 @@ struct connection {
     pthread_mutex_t lock;    /* the connection's monitor: Python takes the same one */
     pthread_mutex_t sending; /* one reply at a time on the socket */
     struct exchange turn;    /* of whoever has the turn to read */
+    struct exchange *spare;  /* of a slow call that is done: the next one finds its room there */
+    pthread_mutex_t turning; /* guards the three below */
+    pthread_cond_t turned;
+    int taken, queued, over; /* the turn is taken; threads that wait for it; nobody reads any more */
+    int growing;             /* Python can still make a thread to read */
 };
 
 typedef u64 (*f2)(u64, u64);
@@ -165,9 +170,19 @@ static int room_for_input(struct exchange *x, u64 frame)
     return 1;
 }
 
-/* A connection that sends nothing for a while keeps no large buffers. */
-static void shrink(struct exchange *x)
+void kv_drop(struct exchange *x)
 {
+    if (!x) return;
+    free(x->in);
+    free(x->out);
+    free(x);
+}
+
+/* A connection that sends nothing for a while keeps no large buffers. */
+static void shrink(struct connection *c)
+{
+    struct exchange *x = &c->turn;
+    kv_drop(__atomic_exchange_n(&c->spare, NULL, __ATOMIC_ACQ_REL));
     if (x->begin == x->end && x->in_room > KEPT_ROOM) {
         free(x->in);
         x->in = NULL;
@@ -461,7 +476,7 @@ static int receive(struct connection *c)
         ssize_t got = recv(c->fd, x->in + x->end, x->in_room - x->end, 0);
         if (got == 0) return ENDED;
         if (got > 0) x->end += (u64)got;
-        else if (errno == EAGAIN && !have) shrink(x); /* nothing came for a while, which is no matter between two frames */
+        else if (errno == EAGAIN && !have) shrink(c); /* nothing came for a while, which is no matter between two frames */
         else if (errno != EAGAIN && errno != EINTR) return -errno;
     }
 }
@@ -479,6 +494,50 @@ static int send_all(struct connection *c, const u8 *data, u64 length)
     }
     pthread_mutex_unlock(&c->sending);
     return -failed;
+}
+
+/* --- the turn to read: one thread at a time has it */
+
+static void turn_over(struct connection *c)
+{
+    pthread_mutex_lock(&c->turning);
+    c->taken = 0;
+    if (c->queued) pthread_cond_signal(&c->turned);
+    pthread_mutex_unlock(&c->turning);
+}
+
+/* Wait for the turn. 0 where nobody reads any more. */
+int kv_take_turn(struct connection *c)
+{
+    pthread_mutex_lock(&c->turning);
+    c->queued++;
+    while (c->taken && !c->over) pthread_cond_wait(&c->turned, &c->turning);
+    c->queued--;
+    c->taken = 1;
+    int reads = !c->over;
+    pthread_mutex_unlock(&c->turning);
+    return reads;
+}
+
+/* With the turn: whether a thread waits for it. It stays so: only whoever has the turn ends a wait. */
+int kv_queued(struct connection *c)
+{
+    pthread_mutex_lock(&c->turning);
+    int queued = c->queued > 0;
+    pthread_mutex_unlock(&c->turning);
+    return queued;
+}
+
+void kv_hand_on(struct connection *c) { turn_over(c); }
+void kv_set_growing(struct connection *c, int growing) { c->growing = growing; }
+
+/* Nobody reads any more. */
+void kv_end_turns(struct connection *c)
+{
+    pthread_mutex_lock(&c->turning);
+    c->over = 1;
+    pthread_cond_broadcast(&c->turned);
+    pthread_mutex_unlock(&c->turning);
 }
 
 static int answer_and_send(struct connection *c, struct exchange *x, int in_turn)
@@ -503,22 +562,22 @@ struct connection *kv_open(const struct row *rows, struct board *board)
     c->board = board;
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->sending, NULL);
+    pthread_mutex_init(&c->turning, NULL);
+    pthread_cond_init(&c->turned, NULL);
     return c;
 }
 
 void kv_attach(struct connection *c, int fd) { c->fd = fd; }
 
-static void release(struct exchange *x)
-{
-    free(x->in);
-    free(x->out);
-}
-
 void kv_close(struct connection *c)
 {
-    release(&c->turn);
+    free(c->turn.in);
+    free(c->turn.out);
+    kv_drop(c->spare);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->sending);
+    pthread_mutex_destroy(&c->turning);
+    pthread_cond_destroy(&c->turned);
     free(c);
 }
 
@@ -537,34 +596,27 @@ void kv_consume(struct connection *c)
     if (x->begin == x->end) x->begin = x->end = 0;
 }
 
-/* With the turn: answer requests until there is one that Python has to look at; it is the first frame then. */
-int kv_next(struct connection *c)
-{
-    for (;;) {
-        int outcome = receive(c);
-        if (outcome == ANSWERED) outcome = answer_and_send(c, &c->turn, 1);
-        if (outcome != ANSWERED) return outcome;
-        kv_consume(c);
-    }
-}
-
 /* With the turn: take the first frame along in an exchange of its own, so that another thread may read. NULL without memory. */
 struct exchange *kv_take(struct connection *c)
 {
-    struct exchange *x = calloc(1, sizeof *x), *turn = &c->turn;
+    struct exchange *x = __atomic_exchange_n(&c->spare, NULL, __ATOMIC_ACQ_REL), *turn = &c->turn;
     u64 rest = turn->end - turn->begin - turn->frame;
-    u8 *in = x ? malloc(rest > FIRST_ROOM ? rest : FIRST_ROOM) : NULL;
-    if (!in) {
-        free(x);
+    if (!x && !(x = calloc(1, sizeof *x))) return NULL;
+    x->begin = x->end = 0;
+    if (!room_for_input(x, rest)) {
+        kv_drop(x);
         return NULL;
     }
-    memcpy(in, turn->in + turn->begin + turn->frame, rest);
+    memcpy(x->in, turn->in + turn->begin + turn->frame, rest);
+    u8 *in = x->in;
+    u64 room = x->in_room;
     x->in = turn->in;
+    x->in_room = turn->in_room;
     x->body = turn->body;
     x->length = turn->length;
     x->code = turn->code;
     turn->in = in;
-    turn->in_room = rest > FIRST_ROOM ? rest : FIRST_ROOM;
+    turn->in_room = room;
     turn->begin = 0;
     turn->end = rest;
     return x;
@@ -573,14 +625,44 @@ struct exchange *kv_take(struct connection *c)
 /* Without the turn: answer what was taken along. */
 int kv_perform(struct connection *c, struct exchange *x) { return answer_and_send(c, x, 0); }
 
-void kv_drop(struct exchange *x)
-{
-    release(x);
-    free(x);
-}
+/* What was taken along is answered: its room is kept for the next one. */
+void kv_put_back(struct connection *c, struct exchange *x) { kv_drop(__atomic_exchange_n(&c->spare, x, __ATOMIC_ACQ_REL)); }
 
 /* The reply that was held back may leave. */
 int kv_send(struct connection *c, const struct exchange *x) { return send_all(c, x->out, x->out_length); }
+
+/* With the turn: answer requests until there is something for Python.
+ *
+ * What may be slow is answered while another thread reads. If one waits for the turn it gets it, and ours is taken again
+ * afterwards; if none does Python is asked to make one (SLOW, with the request as the first frame); if there are as many
+ * as there may be, nobody reads meanwhile.
+ * Where `*taken` comes back, the outcome is about that exchange and the turn is another's; else about the first frame. */
+int kv_next(struct connection *c, struct exchange **taken)
+{
+    *taken = NULL;
+    for (;;) {
+        int outcome = receive(c);
+        if (outcome == ANSWERED) outcome = answer_and_send(c, &c->turn, 1);
+        if (outcome == SLOW) {
+            int queued = kv_queued(c);
+            if (!queued && c->growing) return SLOW;
+            struct exchange *x = kv_take(c);
+            if (!x) return NO_MEMORY;
+            if (queued) turn_over(c);
+            outcome = answer_and_send(c, x, 0);
+            if (outcome != ANSWERED) {
+                *taken = x;
+                if (!queued) turn_over(c);
+                return outcome;
+            }
+            kv_put_back(c, x);
+            if (queued && !kv_take_turn(c)) return ENDED;
+            continue;
+        }
+        if (outcome != ANSWERED) return outcome;
+        kv_consume(c);
+    }
+}
 
 /* The answer to one body, without a socket, in the exchange of the turn: for tests and measurements. */
 int kv_answer(struct connection *c, const u8 *body, u64 length)

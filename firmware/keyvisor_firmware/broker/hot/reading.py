@@ -21,6 +21,7 @@ from keyvisor_firmware.broker.framing import HEAD_LENGTH, frame, parse_head
 from keyvisor_firmware.broker.hot.loop import Exchange, HotConnection, Outcome
 
 _Pointer = Any  # to an Exchange
+_Nothing: Final = ctypes.POINTER(Exchange)  # a NULL pointer, when it is made
 _SESSION: Final = 8  # bytes of its number in a body
 
 
@@ -53,7 +54,10 @@ class HotFrames:
     def next(self) -> Frame | Taken:
         """The next request for Python, or one for the loop that may be slow. Raises EndOfConnection, ProtocolError, OSError."""
         while True:
-            outcome = self._hot.loop.next(self._hot.pointer)
+            left = _Nothing()
+            outcome = self._hot.loop.next(self._hot.pointer, ctypes.byref(left))
+            if left:
+                return Taken(self, left, outcome)
             match outcome:
                 case Outcome.COLD:
                     request = _request(self._turn.contents)
@@ -62,7 +66,7 @@ class HotFrames:
                 case Outcome.SLOW:
                     if not (taken := self._hot.loop.take(self._hot.pointer)):
                         raise MemoryError
-                    return Taken(self, taken)
+                    return Taken(self, taken, None)
                 case _:
                     self.settle(outcome, self._turn)
                     self._hot.loop.consume(self._hot.pointer)
@@ -105,32 +109,37 @@ class HotFrames:
         with self._hot.sending():
             self._channel.sendall(frame(code, pack_error(refusal.rv)))
 
-    def perform(self, exchange: _Pointer) -> Frame | None:
+    def perform(self, exchange: _Pointer, outcome: int | None) -> Frame | None:
         """Have a slow request answered, without the turn; the request if it is for Python after all."""
-        outcome = self._hot.loop.perform(self._hot.pointer, exchange)
-        if outcome == Outcome.COLD:
+        tried: int = self._hot.loop.perform(self._hot.pointer, exchange) if outcome is None else outcome
+        if tried == Outcome.COLD:
             return _request(exchange.contents)
-        self.settle(outcome, exchange)
+        self.settle(tried, exchange)
         return None
 
-    def drop(self, exchange: _Pointer) -> None:
+    def put_back(self, exchange: _Pointer) -> None:
         """Give an exchange back."""
-        self._hot.loop.drop(exchange)
+        self._hot.loop.put_back(self._hot.pointer, exchange)
 
 
 class Taken:
-    """A request that was taken along by the thread that read it, since it may be slow."""
+    """A request that was taken along by the thread that read it, since it may be slow.
 
-    def __init__(self, frames: HotFrames, exchange: _Pointer) -> None:
+    With an `outcome` the loop has tried already, and gave up the turn to read before it did.
+    """
+
+    def __init__(self, frames: HotFrames, exchange: _Pointer, outcome: int | None) -> None:
         self._frames = frames
         self._exchange = exchange
+        self._outcome = outcome
+        self.without_turn = outcome is not None
 
     def perform(self) -> Frame | None:
         """Answer it; the request if it is for Python after all. Once only. Raises as `HotFrames.settle`."""
         try:
-            return self._frames.perform(self._exchange)
+            return self._frames.perform(self._exchange, self._outcome)
         finally:
-            self._frames.drop(self._exchange)
+            self._frames.put_back(self._exchange)
 
 
 def _request(exchange: Exchange) -> Frame:
