@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyvisor_firmware.broker.hot.loop import HotLoop, HotLoopMissing
 from keyvisor_firmware.config import Config, load
 from keyvisor_firmware.errors import FirmwareError
 from keyvisor_guest import client_release, stock_client
@@ -44,6 +45,7 @@ def checkup(state: Path | None, config: Path | None) -> tuple[Finding, ...]:
         ("Python", True, _python),
         ("PKCS#11 module (SoftHSM 2)", True, lambda: str(_config(config).module_path())),
         ("stock client (p11-kit)", True, _client),
+        ("compiled hot loop", False, _hot_loop),
         ("all mechanisms", False, lambda: _mechanisms(_config(config).module_path())),
         (
             "pkcs11-tool",
@@ -78,6 +80,14 @@ def _config(path: Path | None) -> Config:
 def _client() -> str:
     library = stock_client.find()
     return f"{library}, release {client_release.release(library)}"
+
+
+def _hot_loop() -> str:
+    try:
+        HotLoop()
+    except HotLoopMissing as missing:
+        raise _Lacking(f"{missing}; without it gates work, only slower") from None
+    return "built; gates use it"
 
 
 def _mechanisms(module: Path) -> str:
