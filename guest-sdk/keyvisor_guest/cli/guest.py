@@ -134,14 +134,14 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Register a policy and make the HSMs what it asks for; show the plan with its reasons."""
-    from keyvisor_guest.cli.plan_table import show_plan
+    from keyvisor_policy.plan_table import print_plan
 
     try:
         plan = _guest(guest, state).apply(file, partial=partial, strict=strict, dry_run=dry_run)
     except PlanUnmet as unmet:
-        show_plan(unmet.plan, as_json=as_json)
+        print_plan(unmet.plan, as_json=as_json)
         raise
-    show_plan(plan, as_json=as_json)
+    print_plan(plan, as_json=as_json)
     if plan.unmet and (strict or not partial):
         raise typer.Exit(1)
 
