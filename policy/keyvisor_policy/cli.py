@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from keyvisor_policy.terminal import fail, print_json
+from keyvisor_policy.terminal import fail, print_json, verb
 
 if TYPE_CHECKING:
     from keyvisor_policy.errors import DocumentError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keyvisor_policy.lint import Remark
     from keyvisor_policy.policy import Policy
 
-app = typer.Typer(help="Check policies and see what they would do, without a firmware.", no_args_is_help=True)
+app = verb("Check policies and see what they would do, without a firmware.", group=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A policy file.")]
 Files = Annotated[

@@ -16,6 +16,17 @@ import typer
 PIPED_WIDTH = 4096  # characters of a line that no terminal breaks: more than any row of ours
 
 
+def verb(help_text: str, *, group: bool = False) -> typer.Typer:
+    """The app of one verb. With `group` it has commands, and shows its help where none is given."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=group,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
 def fail(message: str) -> NoReturn:
     """Say `message` on standard error, behind `error: `, and end with exit code 1. One line, lower case, with the way out."""
     print(f"error: {printable(message)}", file=sys.stderr)

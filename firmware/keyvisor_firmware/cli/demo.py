@@ -20,11 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-import typer
+from keyvisor_policy.terminal import fail, verb
 
-from keyvisor_policy.terminal import fail
-
-app = typer.Typer(help="Show the main story with the real programs.", add_completion=False)
+app = verb("Show the main story with the real programs.")
 
 HSM: Final = "03.0011"
 SPARE: Final = "05.0011"

@@ -16,18 +16,13 @@ from keyvisor_guest.cli.exec import Surroundings, run
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
 from keyvisor_guest.state_directory import state_directory
+from keyvisor_policy.terminal import verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.guest import Guest
     from keyvisor_guest.wire.messages import Hsm
 
-app = typer.Typer(
-    help="A guest's own side: secrets, association, policy; run programs in it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
 
 
 def _guest(name: str, state: Path | None) -> Guest:
