@@ -28,8 +28,12 @@ def verb(help_text: str, *, group: bool = False) -> typer.Typer:
 
 
 def fail(message: str) -> NoReturn:
-    """Say `message` on standard error, behind `error: `, and end with exit code 1. One line, lower case, with the way out."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    """Say `message` on standard error, each line behind `error: `, and end with exit code 1.
+
+    One line, lower case, with the way out; more lines only where a program's own output is told.
+    """
+    for line in message.splitlines():
+        print(f"error: {printable(line)}", file=sys.stderr)
     raise typer.Exit(1)
 
 

@@ -26,11 +26,11 @@ def test_the_cells_of_a_table_are_escaped(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_line_of_an_error_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended:
-        fail(f"no guest `{HOSTILE}`")
+        fail("no guest `\x1b[2J\x9b`\nand no other")
     assert ended.value.exit_code == 1
-    assert capsys.readouterr().err == f"error: no guest `{ESCAPED}`\n"
+    assert capsys.readouterr().err == "error: no guest `\\x1b[2J\\x9b`\nerror: and no other\n"
 
 
 def test_json_is_ascii_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
