@@ -44,7 +44,9 @@ fi
 python=${python:-python3}
 
 stamp=.venv/.made-from
-wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)
+# Whether a compiler is there counts too: where one comes later, the hot loop is compiled then.
+wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh hatch_build.py firmware/keyvisor_firmware/broker/hot/hot_loop.c \
+    <(command -v cc gcc clang || true) | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "making .venv (pinned Python packages, about a minute)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv

@@ -12,8 +12,9 @@ from typing import Final
 
 from keyvisor_firmware.broker.cursor import Cursor
 from keyvisor_firmware.broker.errors import ProtocolError
+from keyvisor_firmware.broker.limits import Limits
 from keyvisor_hsm.cryptoki import CKA
-from keyvisor_hsm.cryptoki.native import ULONG, Attribute, Found
+from keyvisor_hsm.cryptoki.native import ULONG, Asked, Attribute, Found
 
 NULL_LENGTH: Final = 0xFFFFFFFF
 _DATE_LENGTH: Final = 8
@@ -130,6 +131,22 @@ def _read_wanted(cursor: Cursor, lists: bool, nesting: bool, depth: int) -> Want
     return type_, tuple(
         [_read_wanted(cursor, lists, nesting, depth + 1) for _ in range(cursor.attribute_count())]
     )
+
+
+def within_limits(wanted: Sequence[Wanted], limits: Limits) -> tuple[Asked, ...]:
+    """The rooms cut to what one attribute, and all together, may take."""
+    left = limits.output
+
+    def cut(one: Wanted) -> Asked:
+        nonlocal left
+        type_, room = one
+        if isinstance(room, tuple):
+            return type_, tuple([cut(inner) for inner in room])
+        given = min(room or 0, limits.attribute_output, left)
+        left -= given
+        return type_, given
+
+    return tuple([cut(one) for one in wanted])
 
 
 def pack_answers(answers: Sequence[Found]) -> bytes:

@@ -93,6 +93,16 @@ _READERS: Final[dict[str, Callable[[Cursor], Any]]] = {
 }
 
 
+def request_prefix(call: Call) -> bytes:
+    """What the body of every request of a call begins with: id and signature."""
+    return _HEAD.pack(call.id, len(call.request)) + call.request.encode()
+
+
+def reply_prefix(call: Call) -> bytes:
+    """What the body of every reply to a call begins with, where it went well: id and signature."""
+    return _HEAD.pack(call.id, len(call.reply)) + call.reply.encode()
+
+
 _BEHIND_MECHANISM: Final = {"uM": 0, "uMu": 8}  # bytes, in the calls that begin an operation
 
 
@@ -110,7 +120,7 @@ def _request_readers(call: Call, encoding: Encoding) -> tuple[Callable[[Cursor],
 
 
 _REQUESTS: Final = {
-    (call.id, encoding): (call, _HEAD.pack(call.id, len(call.request)) + call.request.encode(), readers)
+    (call.id, encoding): (call, request_prefix(call), readers)
     for call in BY_ID.values()
     for encoding in Encoding
     for readers in (_request_readers(call, encoding),)
@@ -169,10 +179,7 @@ _WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
 }
 
 _REPLIES: Final = {
-    call.id: (
-        _HEAD.pack(call.id, len(call.reply)) + call.reply.encode(),
-        tuple(_WRITERS[element] for element in elements(call.reply)),
-    )
+    call.id: (reply_prefix(call), tuple(_WRITERS[element] for element in elements(call.reply)))
     for call in BY_ID.values()
 }
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from keyvisor_firmware.broker.calls import Access, Call
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Handles, ObjectHandle, Session
+from keyvisor_firmware.broker.hot.loop import HotLoop, Lock
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.pins import Who
@@ -28,16 +29,22 @@ from keyvisor_hsm.cryptoki.native import Query, Ulongs
 class Connection:
     """The state of one connection, and its lock. Every method wants the lock held, by a thread that answers or clears up."""
 
-    def __init__(self, guest: str, slots: dict[int, Slot], limits: Limits = DEFAULTS) -> None:
+    def __init__(
+        self,
+        guest: str,
+        slots: dict[int, Slot],
+        limits: Limits = DEFAULTS,
+        compiled: HotLoop | None = None,
+    ) -> None:
         self.guest = guest
         self.slots = slots
         self.limits = limits
         self.handles = Handles(limits)
-        self.lock = threading.Lock()
+        self.hot = None if compiled is None else compiled.open(self.handles.board)
+        self.lock: Lock = threading.Lock() if self.hot is None else self.hot.monitor()
         self.events = SlotEvents(slots)
         self.ended = False
-        self._changed = threading.Condition(self.lock)
-        self._waiting = 0
+        self._changed = threading.Condition(self.lock)  # type: ignore[arg-type]  # it asks for these methods only
         self._logins: dict[
             int, tuple[int, Who]
         ] = {}  # slot id -> the binding that the login belongs to, and whose
@@ -57,6 +64,8 @@ class Connection:
         grant = self._admit(call, session)
         if session.keys is not grant.keys:
             self._open_real(session, grant.keys)
+        if session.ticket.granted != grant.word:
+            self._let_through(session, grant)
         return session, grant
 
     def _admit(self, call: Call, session: Session) -> Grant:
@@ -76,7 +85,16 @@ class Connection:
         rv = keys.call["C_OpenSession"](keys.slot, session.flags, 0, 0, handle.address)
         if rv:
             raise Failed(CKR.DEVICE_ERROR, f"the HSM opens no session ({rv:#x})")
-        session.keys, session.real = keys, handle[0]
+        session.keys = keys
+        session.ticket.open(handle[0])
+
+    def _let_through(self, session: Session, grant: Grant) -> None:
+        """From now on the hot loop may do for the session what the filter lets through under this grant."""
+        slot = session.slot
+        session.grant = grant
+        session.ticket.grant(
+            grant.word, slot.word_address, slot.permitted_calls(grant), grant.keys.functions.buffer_info()[0]
+        )
 
     def invoke(self, session: Session, grant: Grant, name: str, *arguments: int) -> int:
         """Call the module on the session's behalf; its CK_RV. Raises Refused if the HSM was taken away meanwhile.
@@ -86,29 +104,48 @@ class Connection:
         function = grant.keys.call.get(name)
         if function is None:
             raise Failed(CKR.FUNCTION_NOT_SUPPORTED, f"the module has no {name}")
-        while session.inside:
+        ticket = session.ticket
+        while ticket.inside:
             self.wait()
         if session.keys is not grant.keys:
             raise Failed(CKR.SESSION_HANDLE_INVALID, "the session was closed meanwhile")
-        session.inside = True
+        ticket.inside = True
         self.lock.release()
         try:
-            rv = function(session.real, *arguments)
+            rv = function(ticket.real, *arguments)
         finally:
             self.lock.acquire()
-            session.inside = False
-            if self._waiting:
+            ticket.inside = False
+            if self.handles.board.waiting:
                 self._changed.notify_all()
         session.slot.confirm(grant)
         return rv
 
+    def confirm_left(self, handle: int) -> Refused | None:
+        """A call that the hot loop made for a session came back to another word of the state page: why its answer may not leave.
+
+        The session is still there, since the loop left it as one that has a call inside. The lock is taken here.
+        """
+        with self.lock:
+            session = self.handles.session(handle)
+            try:
+                if session.grant is not None:
+                    session.slot.confirm(session.grant)
+            except Refused as refused:
+                return refused
+            finally:
+                session.ticket.inside = False
+                self.notify()
+        return None
+
     def wait(self, seconds: float | None = None) -> None:
         """Let the lock go until something changes on this connection, for `seconds` at most."""
-        self._waiting += 1
+        board = self.handles.board
+        board.waiting += 1
         try:
             self._changed.wait(seconds)
         finally:
-            self._waiting -= 1
+            board.waiting -= 1
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
@@ -126,7 +163,7 @@ class Connection:
     def is_inside(self, handle: int) -> bool:
         """Whether a call is inside the module on behalf of the session with that number."""
         session = self.handles.sessions.get(handle)
-        return session is not None and session.inside
+        return session is not None and session.ticket.inside
 
     # --- logins: the application's, not the token's
 
@@ -141,10 +178,12 @@ class Connection:
 
     def login(self, slot: Slot, binding: int, who: Who) -> None:
         """Note a login."""
+        self.handles.board.change()
         self._logins[slot.id] = binding, who
 
     def logout(self, slot: Slot) -> None:
         """End the login: private objects lose their handles, private session objects end, begun operations end."""
+        self.handles.board.change()
         self._logins.pop(slot.id, None)
         for named in self.handles.objects_on(slot):
             if self.is_private(named):
@@ -152,10 +191,10 @@ class Connection:
                     self._destroy(named)
                 self.handles.remove_object(named)
         for session in self.handles.on_slot(slot):
-            if session.began:
+            if session.ticket.began:
                 self._close_real(session)
             elif session.keys is not None:  # a search goes on naming what it found before
-                session.keys.call["C_FindObjectsFinal"](session.real)
+                session.keys.call["C_FindObjectsFinal"](session.ticket.real)
 
     # --- objects
 
@@ -195,7 +234,7 @@ class Connection:
     def destroy(self, session: Session, grant: Grant, reals: list[int]) -> None:
         """Undo the making of objects that nobody has been told of."""
         for real in reals:
-            grant.keys.call["C_DestroyObject"](session.real, real)
+            grant.keys.call["C_DestroyObject"](session.ticket.real, real)
             grant.keys.owners.pop(real, None)
 
     def forget(self, named: ObjectHandle) -> None:
@@ -221,7 +260,7 @@ class Connection:
     def _flag(self, session: Session, real: int, type_: CKA) -> bool | None:
         query = Query([(type_, 1)])
         assert session.keys is not None  # noqa: S101 - callers have entered the module
-        if session.keys.call["C_GetAttributeValue"](session.real, real, query.address, query.count):
+        if session.keys.call["C_GetAttributeValue"](session.ticket.real, real, query.address, query.count):
             return None
         _, value = query.answer(0)
         return None if value is None else value != b"\0"
@@ -236,7 +275,7 @@ class Connection:
             self._destroy_in(session, named)
 
     def _destroy_in(self, session: Session, named: ObjectHandle) -> None:
-        named.keys.call["C_DestroyObject"](session.real, named.real)
+        named.keys.call["C_DestroyObject"](session.ticket.real, named.real)
         self.forget(named)
 
     # --- endings
@@ -246,6 +285,7 @@ class Connection:
         self._close_real(session)
         self.handles.remove_session(session)
         if not self.handles.on_slot(session.slot):
+            self.handles.board.change()
             self._logins.pop(session.slot.id, None)
             for named in self.handles.objects_on(session.slot):
                 self.handles.remove_object(named)
@@ -283,13 +323,14 @@ class Connection:
             self.close_session(session)
 
     def _close_real(self, session: Session) -> None:
-        while session.inside:
+        while session.ticket.inside:
             self.wait()
-        keys, real = session.keys, session.real
+        keys, real = session.keys, session.ticket.real
         if keys is None:
             return
-        session.keys, session.real = None, 0
-        session.began.clear()
+        session.keys = session.grant = None
+        session.ticket.close()
+        session.memos.forget()
         keys.call["C_CloseSession"](real)
         self._forget_session_objects(session.slot, keys)
 

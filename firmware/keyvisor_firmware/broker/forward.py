@@ -14,7 +14,9 @@ from keyvisor_firmware.broker.codec import Needed, pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Session
+from keyvisor_firmware.broker.operations import BEGINS, ENDS
 from keyvisor_firmware.broker.slots import Grant
+from keyvisor_firmware.broker.slow_calls import BEGIN_WITH_PRIVATE_KEY, HEAVY
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKR
 from keyvisor_hsm.cryptoki.native import Attribute, Mechanism, Memory, Template, Ulongs
@@ -147,15 +149,6 @@ STEPS: Final[dict[Role, _Step]] = {
 
 _FIRST_OF_3_0: Final = "C_SessionCancel"  # a module that has it knows PKCS#11 3.0
 
-# What a call begins or ends, by its name.
-_OPERATIONS: Final = ("Encrypt", "Decrypt", "Digest", "Sign", "SignRecover", "Verify", "VerifyRecover")
-_MESSAGE_OPERATIONS: Final = ("MessageEncrypt", "MessageDecrypt", "MessageSign", "MessageVerify")
-_BEGINS: Final = {f"C_{operation}Init": operation for operation in _OPERATIONS + _MESSAGE_OPERATIONS}
-_ENDS: Final = {
-    **{f"C_{operation}{how}": operation for operation in _OPERATIONS for how in ("", "Final")},
-    **{f"C_{operation}Final": operation for operation in _MESSAGE_OPERATIONS},
-}
-
 
 def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
     """Whether a template says CKA_TOKEN true."""
@@ -168,16 +161,18 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
     native = _in_native_form(connection, session, grant, call, values)
     if call.reply in ("u", "uu"):
         return _make(connection, session, grant, call, native)
-    begins = None if native.cancels else _BEGINS.get(call.name)
-    anew = begins is not None and begins not in session.began
-    if begins is not None:
-        session.began.add(begins)  # before it has: a logout may come while the module works
+    ticket = session.ticket
+    begins = 0 if native.cancels else BEGINS.get(call.name, 0)
+    anew = begins & ~ticket.began
+    ticket.began |= begins  # before it has: a logout may come while the module works
     rv = connection.invoke(session, grant, call.name, *native.arguments)
-    if rv and anew and begins is not None:
-        session.began.discard(begins)
+    if rv:
+        ticket.began &= ~anew
+    elif begins and call.name in BEGIN_WITH_PRIVATE_KEY:
+        ticket.heavy = values[1].type in HEAVY
     left = None if native.output is None else native.output.reply(rv)
     if rv == CKR.OK and not isinstance(left, Needed):
-        session.began.discard(_BEGINS[call.name] if native.cancels else _ENDS.get(call.name, ""))
+        ticket.began &= ~(BEGINS[call.name] if native.cancels else ENDS.get(call.name, 0))
     if left is not None:
         return pack_reply(call, left)
     if rv == CKR.OK and call.reply == "ay":
@@ -202,7 +197,7 @@ def _in_native_form(
     for role, value in zip(call.roles[1:], values[1:], strict=True):
         STEPS[role](connection, session, grant, value, native)
     # A NULL mechanism is an error before 3.0, and some modules of that time follow it.
-    if native.cancels and (call.name not in _BEGINS or _FIRST_OF_3_0 not in grant.keys.call):
+    if native.cancels and (call.name not in BEGINS or _FIRST_OF_3_0 not in grant.keys.call):
         raise Failed(CKR.ARGUMENTS_BAD, "no mechanism is given")
     return native
 

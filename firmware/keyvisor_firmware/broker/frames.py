@@ -17,6 +17,9 @@ from keyvisor_firmware.broker.limits import Limits
 _RECEIVE: Final = 1 << 18  # bytes
 
 
+Frame = tuple[int, bytes]  # the client's number for the call, and the body
+
+
 class EndOfConnection(Exception):
     """The application closed its end."""
 
@@ -27,11 +30,13 @@ class Frames:
     def __init__(self, channel: socket.socket, limits: Limits) -> None:
         self._channel = channel
         self._limits = limits
-        self._seconds = seconds = limits.frame_seconds
+        self._seconds = limits.frame_seconds
         self._buffer = bytearray()
-        # The kernel wakes a receive that waits; nothing is asked of the clock while frames come whole.
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+        set_times(channel, limits)
+
+    def first(self) -> int:
+        """The byte that a connection begins with. Raises as `take`."""
+        return self.take(1)[0]
 
     def take(self, length: int) -> bytes:
         """The next `length` bytes. Raises EndOfConnection, ProtocolError when they take too long, OSError."""
@@ -41,7 +46,7 @@ class Frames:
         del self._buffer[:length]
         return taken
 
-    def next(self) -> tuple[int, bytes]:
+    def next(self) -> Frame:
         """The next call's code and body. Raises as `take`, and ProtocolError for a head out of bounds."""
         head = parse_head(self.take(HEAD_LENGTH), self._limits)
         return head.code, self.take(head.options + head.body)[head.options :]
@@ -62,6 +67,12 @@ class Frames:
             deadline = deadline or now + self._seconds
             if now >= deadline and len(self._buffer) < length:
                 raise ProtocolError(f"a frame did not come whole within {self._seconds:g} s")
+
+
+def set_times(channel: socket.socket, limits: Limits) -> None:
+    """The kernel wakes whoever waits for a socket; nothing is asked of the clock while frames come whole."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(limits.frame_seconds))
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(limits.frame_seconds))
 
 
 def _timeval(seconds: float) -> bytes:

@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import BrokerError, Refused
+from keyvisor_firmware.broker.hot.loop import HotLoop, load
 from keyvisor_firmware.broker.key_store import KeyStore, KeyStores
 from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.peers import require_own_peer
@@ -48,8 +49,10 @@ class Gate:
         words: memoryview,
         notices: socket.socket,
         limits: Limits,
+        compiled: HotLoop | None = None,
     ) -> None:
         self.guest = guest
+        self._compiled = compiled
         self.limits = limits
         self.slots: dict[int, Slot] = {}
         self.connections: set[Connection] = set()
@@ -163,7 +166,7 @@ class Gate:
                 self.log(f"a connection was turned away: {room} are open")
                 channel.close()
                 continue
-            connection = Connection(self.guest, self.slots, self.limits)
+            connection = Connection(self.guest, self.slots, self.limits, self._compiled)
             self.connections.add(connection)
             threading.Thread(target=self._serve, args=(channel, connection), daemon=True).start()
 
@@ -244,6 +247,7 @@ def main() -> None:
     parser.add_argument("--limits", required=True, type=Limits.from_json)
     for name in ("listener", "control", "notices", "page"):
         parser.add_argument(f"--{name}", required=True, type=int)
+    parser.add_argument("--pure", action="store_true", help="leave the compiled hot loop alone")
     options = parser.parse_args()
 
     channel = socket.socket(fileno=options.control)
@@ -254,6 +258,7 @@ def main() -> None:
         map_states(options.page),
         socket.socket(fileno=options.notices),
         options.limits,
+        None if options.pure else load(),
     )
     ended = threading.Event()
 

@@ -34,12 +34,16 @@ class Start(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GateProgram:
-    """The real one: `python -m keyvisor_firmware.broker.gate`. `limits` hold where `guest_limits` has no entry."""
+    """The real one: `python -m keyvisor_firmware.broker.gate`. `limits` hold where `guest_limits` has no entry.
+
+    `compiled`: it uses the compiled hot loop where that was built.
+    """
 
     module: Path
     idle_seconds: float = 60.0
     limits: Limits = DEFAULTS
     guest_limits: Mapping[str, Limits] = field(default_factory=dict)
+    compiled: bool = True
 
     def __call__(
         self, *, guest: str, scratch: Path, listener: int, control: int, notices: int, page: int
@@ -49,6 +53,8 @@ class GateProgram:
         command += ["--module", str(self.module), "--scratch", str(scratch)]
         command += ["--idle-seconds", str(self.idle_seconds)]
         command += ["--limits", self.guest_limits.get(guest, self.limits).to_json()]
+        if not self.compiled:
+            command.append("--pure")
         command += ["--listener", str(listener), "--control", str(control)]
         command += ["--notices", str(notices), "--page", str(page)]
         return subprocess.Popen(

@@ -339,7 +339,8 @@ class Gatekeeper:
 class Gatekeepers:
     """Makes the doors of all guests. `module` is the PKCS#11 module, `partitions` the directory of the key partitions.
 
-    `limits` hold for the applications of every guest that `guest_limits` does not name.
+    `limits` hold for the applications of every guest that `guest_limits` does not name. `compiled`: gates use the
+    compiled hot loop where it was built.
     """
 
     def __init__(
@@ -351,10 +352,11 @@ class Gatekeepers:
         idle_seconds: float = 60.0,
         limits: Limits = DEFAULTS,
         guest_limits: Mapping[str, Limits] | None = None,
+        compiled: bool = True,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
-        self._program = GateProgram(module, idle_seconds, limits, guest_limits or {})
+        self._program = GateProgram(module, idle_seconds, limits, guest_limits or {}, compiled)
 
     def open(self, guest: str) -> Gatekeeper:
         """Make the guest's door. Raises OSError."""

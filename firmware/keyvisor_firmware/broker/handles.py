@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from keyvisor_firmware.broker.errors import Failed
+from keyvisor_firmware.broker.hot.board import Board, Ticket
+from keyvisor_firmware.broker.hot.memos import Memos
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.slots import Grant, Slot
@@ -19,19 +21,19 @@ from keyvisor_hsm.cryptoki import CKR
 class Session:
     """A session of the application. Its session in the module is opened at the first call that needs one.
 
-    `keys` and `real` are that session's store and handle. When an HSM that was bound is associated, the store
-    changes and the next call opens a new one. `began` names the operations that were begun and not seen to end.
-    `inside`: a call is inside the module on the session's behalf.
+    `keys` is that session's store, `ticket.real` its handle there. When an HSM that was bound is associated, the store
+    changes and the next call opens a new one. `ticket` is what the hot loop sees of the session too, `grant` the grant
+    under which it may, `memos` what it need not ask about again.
     """
 
     handle: int
     slot: Slot
     flags: int
     binding: int
+    ticket: Ticket
     keys: KeyStore | None = None
-    real: int = 0
-    began: set[str] = field(default_factory=set)
-    inside: bool = False
+    grant: Grant | None = None
+    memos: Memos = field(default_factory=Memos)
 
 
 @dataclass(slots=True, eq=False)
@@ -51,17 +53,22 @@ class Handles:
     """The maps of one connection."""
 
     limits: Limits = DEFAULTS
+    board: Board = field(init=False)
     sessions: dict[int, Session] = field(default_factory=dict)
     objects: dict[int, ObjectHandle] = field(default_factory=dict)
     _numbers: dict[tuple[int, int], ObjectHandle] = field(default_factory=dict)
     _last: int = 0
 
+    def __post_init__(self) -> None:
+        self.board = Board(self.limits)
+
     def add_session(self, slot: Slot, flags: int, binding: int) -> Session:
         """A new session. Raises Failed past the limit."""
         if len(self.sessions) >= self.limits.sessions:
             raise Failed(CKR.SESSION_COUNT, f"{self.limits.sessions} sessions are open; close one")
-        session = Session(self._next(), slot, flags, binding)
-        self.sessions[session.handle] = session
+        handle = self._next()
+        session = self.sessions[handle] = Session(handle, slot, flags, binding, Ticket(handle))
+        self.board.add(session.ticket)
         slot.sessions.add(session)
         return session
 
@@ -74,7 +81,8 @@ class Handles:
 
     def remove_session(self, session: Session) -> None:
         """Forget a session, if nobody has yet."""
-        self.sessions.pop(session.handle, None)
+        if self.sessions.pop(session.handle, None) is not None:
+            self.board.remove(session.ticket)
         session.slot.sessions.discard(session)
 
     def on_slot(self, slot: Slot) -> list[Session]:
@@ -112,6 +120,7 @@ class Handles:
 
     def remove_object(self, named: ObjectHandle) -> None:
         """Forget an object."""
+        self.board.change()
         self.objects.pop(named.handle, None)
         if self.known(named.slot, named.real) is named:
             del self._numbers[named.slot.id, named.real]

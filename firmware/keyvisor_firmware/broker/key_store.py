@@ -7,14 +7,18 @@ whereas the module knows only its one token: the table here keeps them apart.
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from keyvisor_firmware.broker.calls import CALLS
+from keyvisor_firmware.broker.hot.tables import ROWS
 from keyvisor_firmware.broker.one_at_a_time import Function, OneAtATime
 from keyvisor_firmware.broker.partition_room import PartitionRoom, count_token_objects
 from keyvisor_firmware.broker.pin_file import PinFile
 from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo, list_mechanisms
+from keyvisor_hsm.cryptoki.native import address_of_function
 from keyvisor_hsm.errors import ModuleRefused
 from keyvisor_hsm.partitions import Partition, PartitionKeys
 
@@ -34,6 +38,7 @@ class KeyStore:
         "_mechanisms",
         "_partition",
         "call",
+        "functions",
         "opening",
         "owners",
         "room",
@@ -45,6 +50,7 @@ class KeyStore:
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
         self.call: Mapping[str, Function] = OneAtATime(partition.module.call)
+        self.functions = function_addresses(self.call)
         self.slot = partition.slot
         self.owners: dict[int, Owner] = {}
         self.token_objects: set[int] = set()
@@ -75,6 +81,14 @@ class KeyStore:
     def close(self) -> None:
         """End the module's instance. Nobody may be inside."""
         self._partition.close()
+
+
+def function_addresses(call: Mapping[str, Function]) -> array[int]:
+    """The addresses of a module's functions by the id of their call; 0 for those that only Python may call."""
+    functions = array("Q", bytes(8 * ROWS))
+    for row in CALLS:
+        functions[row.id] = address_of_function(call.get(row.name))
+    return functions
 
 
 class KeyStores:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_firmware.broker.cursor import Cursor
@@ -97,6 +98,9 @@ def _rows(names: str, reader: Callable[[Cursor], Parameter]) -> dict[int, Callab
     return {CKM[name]: reader for name in names.split()}
 
 
+_AES_IV: Final = "AES_CBC AES_CBC_PAD AES_OFB AES_CFB1 AES_CFB8 AES_CFB64 AES_CFB128 AES_CTS"
+_DES_IV: Final = "DES_CBC DES_CBC_PAD DES3_CBC DES3_CBC_PAD DES_CFB8 DES_CFB64 DES_OFB64"
+
 # Section 7.1: how a parameter travels, by type of mechanism.
 PARAMETERS: Final[dict[int, Callable[[Cursor], Parameter]]] = {
     **_rows(
@@ -106,10 +110,10 @@ PARAMETERS: Final[dict[int, Callable[[Cursor], Parameter]]] = {
     ),
     **_rows("RSA_PKCS_OAEP", _oaep),
     **_rows("ECDH1_DERIVE IBM_EC_X25519 IBM_EC_X448", _ecdh1),
-    **_rows("AES_CBC AES_CBC_PAD AES_OFB AES_CFB1 AES_CFB8 AES_CFB64 AES_CFB128 AES_CTS", _flat(16)),
+    **_rows(_AES_IV, _flat(16)),
     **_rows("AES_CTR", _ctr),
     **_rows("AES_GCM", _gcm),
-    **_rows("DES_CBC DES_CBC_PAD DES3_CBC DES3_CBC_PAD DES_CFB8 DES_CFB64 DES_OFB64", _flat(8)),
+    **_rows(_DES_IV, _flat(8)),
     **_rows(
         "SHA_1_HMAC_GENERAL SHA224_HMAC_GENERAL SHA256_HMAC_GENERAL SHA384_HMAC_GENERAL SHA512_HMAC_GENERAL"
         " SHA512_224_HMAC_GENERAL SHA512_256_HMAC_GENERAL AES_MAC_GENERAL AES_CMAC_GENERAL DES3_MAC_GENERAL"
@@ -117,6 +121,27 @@ PARAMETERS: Final[dict[int, Callable[[Cursor], Parameter]]] = {
         _number,
     ),
     **_rows("DH_PKCS_DERIVE", _public_value),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Where the IV is that differs from one operation to the next, though nothing decides by it.
+
+    `offset`: bytes of the written parameter before the IV's length, a u32. `address`: where the module finds the IV.
+    """
+
+    offset: int
+    address: Callable[[Mechanism], int]
+
+
+_COUNTER_BITS: Final = 8  # bytes in front of AES-CTR's counter block, on the wire and in the structure
+_FLAT_IV: Final = Hole(0, lambda mechanism: mechanism.parameter_address)
+
+HOLES: Final[dict[int, Hole]] = {
+    **{CKM[name]: _FLAT_IV for name in f"{_AES_IV} {_DES_IV}".split()},
+    CKM.AES_CTR: Hole(_COUNTER_BITS, lambda mechanism: mechanism.parameter_address + _COUNTER_BITS),
+    CKM.AES_GCM: Hole(0, lambda mechanism: mechanism.pointed[0]),
 }
 
 

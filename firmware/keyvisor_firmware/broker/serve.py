@@ -11,7 +11,8 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from keyvisor_firmware.broker.answers import ANSWERS
 from keyvisor_firmware.broker.calls import Call, Role
@@ -20,39 +21,17 @@ from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.frames import EndOfConnection, Frames
 from keyvisor_firmware.broker.framing import frame, negotiate
+from keyvisor_firmware.broker.hot.board import SLOW_BODY
+from keyvisor_firmware.broker.hot.loop import Lock
+from keyvisor_firmware.broker.hot.memos import remember
+from keyvisor_firmware.broker.hot.reading import HotFrames, Taken
 from keyvisor_firmware.broker.mechanism_parameters import Encoding
-from keyvisor_hsm.cryptoki import CKM, CKR
+from keyvisor_firmware.broker.slow_calls import SLOW, WITH_PRIVATE_KEY
+from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.flags import CKF_DONT_BLOCK
 
 # The name of the call, and its refusal.
 OnRefusal = Callable[[str, Refused], None]
-
-# Calls that may take long whatever they are given: they make keys, hash PINs or wait.
-_SLOW: Final = frozenset(
-    (
-        "C_InitToken",
-        "C_InitToken2",
-        "C_InitPIN",
-        "C_SetPIN",
-        "C_Login",
-        "C_LoginUser",
-        "C_CreateObject",
-        "C_GenerateKey",
-        "C_GenerateKeyPair",
-        "C_UnwrapKey",
-        "C_DeriveKey",
-        "C_DeriveKey2",
-        "C_WaitForSlotEvent",
-    )
-)
-# Calls that take long with a private key of these mechanisms, and the calls that say which mechanism it is.
-_WITH_PRIVATE_KEY: Final = frozenset(
-    ("C_Sign", "C_SignFinal", "C_SignRecover", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal")
-)
-_BEGIN: Final = frozenset(("C_SignInit", "C_SignRecoverInit", "C_DecryptInit"))
-_HEAVY: Final = frozenset(type_ for type_ in CKM if "RSA" in type_.name or type_.name.startswith("DSA"))
-
-SLOW_BODY: Final = 1 << 16  # bytes of a request from which on any call may take long
 
 
 class Turns:
@@ -88,6 +67,11 @@ class Turns:
             self._changed.notify()
             return True
 
+    def room(self) -> bool:
+        """Whether `hand_on` will be heard. Only whoever has the turn may ask: it can but grow meanwhile."""
+        with self._changed:
+            return self._waiting > 0 or len(self._threads) < self._most
+
     def finish(self, end: BaseException) -> None:
         """Nobody reads any more. What ended it first is kept."""
         with self._changed:
@@ -107,16 +91,20 @@ class Service:
         self._channel = channel
         self._connection = connection
         self._on_refusal = on_refusal
-        self._frames = Frames(channel, connection.limits)
+        hot = connection.hot
+        self._frames = (
+            Frames(channel, connection.limits)
+            if hot is None
+            else HotFrames(channel, connection, hot, on_refusal)
+        )
         self._turns = Turns(connection.limits.operations_in_flight)
-        self._sending = threading.Lock()
-        self._heavy: set[int] = set()  # sessions that have begun something with a mechanism that takes long
+        self._sending: Lock = threading.Lock() if hot is None else hot.sending()
         self._encoding = Encoding.UP_TO_0_25_5
 
     def run(self) -> None:
         """Answer until the connection ends. Raises what ended it, but for the application's own closing."""
         try:
-            first = self._frames.take(1)[0]
+            first = self._frames.first()
             self._encoding = Encoding.of(first)
             self._channel.sendall(bytes((negotiate(first),)))
             self._work()
@@ -132,7 +120,7 @@ class Service:
         """Read and answer in turns with the other threads. Whatever ends it ends them all, and is kept for `run`."""
         try:
             while self._turns.take():
-                self._answer(*self._answer_until_slow())
+                self._answer_until_slow()()
         except BaseException as end:
             self._finish(end)
 
@@ -145,38 +133,67 @@ class Service:
             self._connection.ended = True
             self._connection.notify()
 
-    def _answer_until_slow(self) -> tuple[int, Call, tuple[Any, ...]]:
-        """Read and answer; back with the first call that may be slow, the reading handed on."""
+    def _answer_until_slow(self) -> Callable[[], None]:
+        """Read and answer; back with the first answer that may be slow, the reading handed on."""
         while True:
-            code, body = self._frames.next()
-            try:
-                call, values = read_request(body, self._encoding, self._connection.limits)
-            except Failed as failed:
-                self._send(code, pack_error(failed.rv))
+            request = self._frames.next()
+            slow = (
+                partial(self._answer_taken, request)
+                if isinstance(request, Taken)
+                else self._answer_quick(*request)
+            )
+            if slow is None:
                 continue
-            if self._may_be_slow(call, values, len(body)) and self._turns.hand_on(self._work):
-                return code, call, values
-            if _waits(call, values):  # whoever reads must not wait: nobody would see the application go
-                self._send(code, pack_error(CKR.HOST_MEMORY))
-            else:
-                self._answer(code, call, values)
+            if self._turns.hand_on(self._work):
+                return slow
+            slow()
+
+    def _answer_quick(self, code: int, body: bytes) -> Callable[[], None] | None:
+        """Answer what is quick; what may be slow is left to do."""
+        try:
+            call, values = read_request(body, self._encoding, self._connection.limits)
+        except Failed as failed:
+            self._send(code, pack_error(failed.rv))
+            return None
+        if _waits(call, values) and not self._turns.room():
+            # Whoever reads must not wait: nobody would see the application go.
+            self._send(code, pack_error(CKR.HOST_MEMORY))
+            return None
+        answer = partial(self._answer, code, call, values, body)
+        if self._may_be_slow(call, values, len(body)):
+            return answer
+        answer()
+        return None
 
     def _may_be_slow(self, call: Call, values: tuple[Any, ...], length: int) -> bool:
-        name = call.name
-        if name in _SLOW or length > SLOW_BODY:
+        if call.name in SLOW or length > SLOW_BODY:
             return True
         if call.roles[:1] != (Role.SESSION,):
             return False
-        session = values[0]
-        if name in _BEGIN:
-            heavy = values[1] is not None and values[1].type in _HEAVY
-            (self._heavy.add if heavy else self._heavy.discard)(session)
-        if name in _WITH_PRIVATE_KEY and session in self._heavy:
+        session = self._connection.handles.sessions.get(values[0])
+        if session is None:
+            return False
+        if call.name in WITH_PRIVATE_KEY and session.ticket.heavy:
             return True
-        return self._connection.is_inside(session)  # it would wait for the call that is
+        return session.ticket.inside  # it would wait for the call that is
 
-    def _answer(self, code: int, call: Call, values: tuple[Any, ...]) -> None:
-        self._send(code, perform(self._connection, call, values, self._on_refusal))
+    def _answer(self, code: int, call: Call, values: tuple[Any, ...], body: bytes) -> None:
+        changes = self._connection.handles.board.changes
+        reply = perform(self._connection, call, values, self._on_refusal)
+        self._send(code, reply)
+        remember(self._connection, call, values, body, self._encoding, reply, changes)
+
+    def _answer_taken(self, taken: Taken) -> None:
+        left = taken.perform()
+        if left is None:
+            return
+        code, body = left
+        try:
+            call, values = read_request(body, self._encoding, self._connection.limits)
+        except Failed as failed:
+            self._send(code, pack_error(failed.rv))
+        else:
+            self._answer(code, call, values, body)
 
     def _send(self, code: int, body: bytes) -> None:
         with self._sending:

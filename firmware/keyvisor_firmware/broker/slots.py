@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from keyvisor_firmware.broker.calls import Access, Call
+from keyvisor_firmware.broker.calls import CALLS, Access, Call
 from keyvisor_firmware.broker.errors import Refused
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.state_page import HsmState, state_of
 from keyvisor_hsm.cryptoki import CKR
+from keyvisor_hsm.cryptoki.native import address_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,19 @@ class Grant:
         return state_of(self.word)
 
 
+def permitted(call: Call, state: HsmState, mode: str) -> bool:
+    """Whether a call may reach an HSM of this mode in this state, which is bound at least."""
+    if call.access is not Access.SENSITIVE or state is HsmState.ASSOCIATED:
+        return True
+    return mode == "accel" and call.accelerator
+
+
+@lru_cache
+def permitted_calls(state: HsmState, mode: str) -> int:
+    """The same for all calls: a bit for each, by its id."""
+    return sum(1 << call.id for call in CALLS if permitted(call, state, mode))
+
+
 class Slot:
     """One attached HSM. `index` is its place in the state page; `description` is replaced, never changed.
 
@@ -44,7 +59,7 @@ class Slot:
     connections.
     """
 
-    __slots__ = ("_grants", "_words", "description", "id", "index", "sessions")
+    __slots__ = ("_grants", "_words", "description", "id", "index", "sessions", "word_address")
 
     def __init__(self, id_: int, description: Description, index: int, words: memoryview) -> None:
         self.id = id_
@@ -53,6 +68,7 @@ class Slot:
         self.sessions: set[object] = set()
         self._grants: dict[int, Grant] = {}
         self._words = words
+        self.word_address = address_of(words) + index * words.itemsize  # bytes
 
     @property
     def grant(self) -> Grant | None:
@@ -83,9 +99,13 @@ class Slot:
         grant = self._grants.get(self._words[self.index])
         if grant is None:
             raise self._refused(CKR.TOKEN_NOT_PRESENT, f"HSM {self.description.apqn} is not bound")
-        if call.access is Access.SENSITIVE and grant.word & 0xFF != HsmState.ASSOCIATED:
-            self._admit_unassociated(call)
+        if not permitted(call, grant.state, self.description.mode):
+            raise self._not_permitted(call)
         return grant
+
+    def permitted_calls(self, grant: Grant) -> int:
+        """The calls that `admit` lets through under a grant that is good: a bit for each, by its id."""
+        return permitted_calls(grant.state, self.description.mode)
 
     def confirm(self, grant: Grant) -> None:
         """After the module's answer: it may leave only if nothing was taken away meanwhile. Raises Refused.
@@ -100,14 +120,15 @@ class Slot:
             apqn = self.description.apqn
             raise self._refused(CKR.DEVICE_REMOVED, f"HSM {apqn} was taken away while the call was under way")
 
-    def _admit_unassociated(self, call: Call) -> None:
+    def _not_permitted(self, call: Call) -> Refused:
         apqn, does = self.description.apqn, f"{call.name} {call.reason}"
         if self.description.mode != "accel":
-            raise self._refused(CKR.USER_NOT_LOGGED_IN, f"{does}, and HSM {apqn} is bound but not associated")
-        if not call.accelerator:
-            raise self._refused(
-                CKR.FUNCTION_NOT_SUPPORTED, f"{does}, and the accelerator {apqn} serves clear keys only"
+            return self._refused(
+                CKR.USER_NOT_LOGGED_IN, f"{does}, and HSM {apqn} is bound but not associated"
             )
+        return self._refused(
+            CKR.FUNCTION_NOT_SUPPORTED, f"{does}, and the accelerator {apqn} serves clear keys only"
+        )
 
     def _refused(self, rv: CKR, reason: str) -> Refused:
         return Refused(rv, reason, self.description.apqn)

@@ -10,6 +10,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ULONG = struct.Struct("=Q")
 _ATTRIBUTE = struct.Struct("=QQQ")  # type, pValue, ulValueLen
@@ -18,6 +19,28 @@ UNAVAILABLE = (1 << 64) - 1
 
 if struct.calcsize("P") != 8 or struct.calcsize("L") != 8:  # pragma: no cover
     raise ImportError("keyvisor's Cryptoki binding knows LP64 machines only")
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer, as far as it is read here; the rest is the interpreter's."""
+
+    _fields_ = (("buf", ctypes.c_void_p), ("rest", ctypes.c_byte * 256))
+
+
+def address_of(buffer: memoryview) -> int:
+    """Where the bytes of a buffer are, one that may only be read among them. They stay there while it exists."""
+    view = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    address = view.buf or 0
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return address
+
+
+def address_of_function(function: Any) -> int:
+    """Where a C function is; 0 for one of Python's."""
+    if not isinstance(function, ctypes._CFuncPtr):  # type: ignore[attr-defined]  # it has no public name
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 class Memory:
@@ -166,17 +189,21 @@ class Pointer:
 
 
 class Mechanism:
-    """A CK_MECHANISM. `parameter` is None, flat bytes, or a sequence of CK_ULONG values, flat bytes and pointers."""
+    """A CK_MECHANISM. `parameter` is None, flat bytes, or a sequence of CK_ULONG values, flat bytes and pointers.
 
-    __slots__ = ("_kept", "address", "type")
+    `parameter_address` is where the parameter is, `pointed` where the bytes are that it points to, in their order.
+    """
+
+    __slots__ = ("_kept", "address", "parameter_address", "pointed", "type")
 
     def __init__(self, type_: int, parameter: bytes | Sequence[int | bytes | Pointer] | None) -> None:
         self.type = type_
         self._kept: list[Memory] = []
+        self.pointed: list[int] = []
         flat = parameter if parameter is None or isinstance(parameter, bytes) else self._layout(parameter)
-        address, length = self._place(flat), len(flat or b"")
+        self.parameter_address = self._place(flat)
         memory = Memory(_MECHANISM.size)
-        memory.write(0, _MECHANISM.pack(type_, address, length))
+        memory.write(0, _MECHANISM.pack(type_, self.parameter_address, len(flat or b"")))
         self._kept.append(memory)
         self.address = memory.address
 
@@ -184,7 +211,8 @@ class Mechanism:
         parts = []
         for field in fields:
             if isinstance(field, Pointer):
-                parts.append(ULONG.pack(self._place(field.data)))
+                self.pointed.append(self._place(field.data))
+                parts.append(ULONG.pack(self.pointed[-1]))
             elif isinstance(field, int):
                 parts.append(ULONG.pack(field))
             else:

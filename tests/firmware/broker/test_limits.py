@@ -310,7 +310,9 @@ def test_what_others_destroyed_meanwhile_makes_room(bench: Bench) -> None:
     assert bench.calls.made.count("C_FindObjectsInit") == 1
     real = next(iter(application.connection.handles.objects.values())).real
     store = bench.store
-    bench.calls["C_DestroyObject"](next(iter(application.connection.handles.sessions.values())).real, real)
+    bench.calls["C_DestroyObject"](
+        next(iter(application.connection.handles.sessions.values())).ticket.real, real
+    )
     assert [create(application, session, token=True) for _ in range(2)] == [CKR.OK, CKR.DEVICE_MEMORY]
     assert store.owners == {}
 

@@ -130,7 +130,7 @@ def test_rule_7_a_null_mechanism_cancels_where_the_module_knows_it(
             assert recorder.last() == (call.name, (77, 0, *key))
     assert application.rv("C_GenerateKey", session, None, []) == CKR.ARGUMENTS_BAD
     assert "C_GenerateKey" not in [name for name, _ in recorder.made]
-    assert not application.connection.handles.session(session).began
+    assert not application.connection.handles.session(session).ticket.began
 
 
 def test_rule_7_a_null_mechanism_is_an_error_to_an_older_module() -> None:

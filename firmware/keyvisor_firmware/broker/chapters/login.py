@@ -42,11 +42,11 @@ def _login_again(
     """The user's PIN once more, for an operation with a key that wants that (CKA_ALWAYS_AUTHENTICATE)."""
     _require_begun(connection, session)
     _check_pin(connection, session.slot, grant, Who.USER, pin)
-    while session.inside:
+    while session.ticket.inside:
         connection.wait()
     session = _enter_again(connection, call, session.handle, grant)
     _require_begun(connection, session)
-    rv = grant.keys.authenticate(session.real)
+    rv = grant.keys.authenticate(session.ticket.real)
     return pack_error(rv) if rv else pack_reply(call)
 
 
@@ -59,7 +59,7 @@ def _enter_again(connection: Connection, call: Call, handle: int, grant: Grant) 
 
 
 def _require_begun(connection: Connection, session: Session) -> None:
-    if not session.began:
+    if not session.ticket.began:
         raise Failed(CKR.OPERATION_NOT_INITIALIZED, "nothing was begun that wants a login of its own")
     if not connection.logged_in(session.slot):
         raise Failed(CKR.USER_NOT_LOGGED_IN, "the user is not logged in")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
-from keyvisor_firmware.broker.attributes import Wanted
+from keyvisor_firmware.broker.attributes import Wanted, within_limits
 from keyvisor_firmware.broker.calls import Call
 from keyvisor_firmware.broker.codec import pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.handles import Session
-from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.slots import Grant
 from keyvisor_hsm.cryptoki import CKA, CKR
-from keyvisor_hsm.cryptoki.native import Asked, Attribute, Found, Query, Template, Ulongs
+from keyvisor_hsm.cryptoki.native import Attribute, Found, Query, Template, Ulongs
 
 _FALSE: Final = b"\0"
 
@@ -49,7 +47,7 @@ def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any,
     session, grant = connection.enter(call, values[0])
     named = connection.object(session, grant, values[1], CKR.OBJECT_HANDLE_INVALID)
     wanted: tuple[Wanted, ...] = values[2]
-    query = Query(_within_limits([one for one in wanted if one[1] is not None], connection.limits))
+    query = Query(within_limits([one for one in wanted if one[1] is not None], connection.limits))
     rv = int(CKR.OK)
     if query.count or not wanted:
         rv = connection.invoke(session, grant, call.name, named.real, query.address, query.count)
@@ -60,22 +58,6 @@ def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any,
     if rv == CKR.OK and query.count < len(wanted):
         rv = CKR.ATTRIBUTE_TYPE_INVALID
     return pack_reply(call, answers, rv)
-
-
-def _within_limits(wanted: Sequence[Wanted], limits: Limits) -> tuple[Asked, ...]:
-    """The rooms cut to what one attribute, and all together, may take."""
-    left = limits.output
-
-    def cut(one: Wanted) -> Asked:
-        nonlocal left
-        type_, room = one
-        if isinstance(room, tuple):
-            return type_, tuple([cut(inner) for inner in room])
-        given = min(room or 0, limits.attribute_output, left)
-        left -= given
-        return type_, given
-
-    return tuple([cut(one) for one in wanted])
 
 
 def c_find_objects_init(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
