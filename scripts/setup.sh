@@ -31,7 +31,9 @@ elif [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ]; then as_root=(); elif sudo -n true 2>/dev/null; then as_root=(sudo -n); else
+    root=no as_root=()
+    if [ "$(id -u)" = 0 ]; then root=yes; elif sudo -n true 2>/dev/null; then root=yes as_root=(sudo -n); fi
+    if [ $root = no ] || ! command -v apt-get >/dev/null; then
         echo "missing system packages: run \`apt-get install ${missing[*]}\` as root, then try again" >&2
         exit 1
     fi

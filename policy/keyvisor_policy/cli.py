@@ -7,22 +7,20 @@ imported by the verb that needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from keyvisor_policy.terminal import fail, print_json, print_table
+from keyvisor_policy.terminal import fail, print_json, verb
 
 if TYPE_CHECKING:
     from keyvisor_policy.errors import DocumentError
     from keyvisor_policy.hsms import SecretId
     from keyvisor_policy.lint import Remark
-    from keyvisor_policy.plan import HsmOutcome, Plan, RuleOutcome
     from keyvisor_policy.policy import Policy
 
-app = typer.Typer(help="Check policies and see what they would do, without a firmware.", no_args_is_help=True)
+app = verb("Check policies and see what they would do, without a firmware.", group=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A policy file.")]
 Files = Annotated[
@@ -72,6 +70,7 @@ def plan(
     from keyvisor_policy.errors import DocumentError, InventoryRefused
     from keyvisor_policy.inventory import parse_inventory
     from keyvisor_policy.loading import load
+    from keyvisor_policy.plan_table import print_plan
     from keyvisor_policy.strict_yaml import read_file
 
     try:
@@ -82,12 +81,7 @@ def plan(
         _refuse(error)
     except InventoryRefused as error:
         fail(f"{inventory}: {error}")
-    if as_json:
-        print_json(_plan_json(made))
-    else:
-        print_table(
-            ("rule", "HSM", "action", "reason"), list(_plan_rows(made)), empty="the policy has no rules"
-        )
+    print_plan(made, as_json=as_json)
     if not made.met:
         raise typer.Exit(1)
 
@@ -134,56 +128,4 @@ def _remark_json(remark: Remark) -> dict[str, Any]:
         "column": finding.column,
         "code": remark.code,
         "message": finding.message,
-    }
-
-
-def _plan_rows(made: Plan) -> Iterable[tuple[str, str, str, str]]:
-    from keyvisor_policy.strict_yaml.wording import escaped
-
-    for outcome in made.rules:
-        name = escaped(outcome.rule.name)
-        for hsm in outcome.hsms:
-            yield name, hsm.apqn, _doing(hsm), ""
-        for reason in outcome.reasons:
-            yield name, reason.apqn or "", "unmet", str(reason.mismatch)
-    for hsm in made.hsms:
-        if hsm.rule is None and hsm.actions:
-            yield "", hsm.apqn, _doing(hsm), "no rule wants it"
-
-
-def _doing(outcome: HsmOutcome) -> str:
-    return ", ".join(outcome.actions) or "keep"
-
-
-def _plan_json(made: Plan) -> dict[str, Any]:
-    return {
-        "met": made.met,
-        "rules": [_rule_json(outcome) for outcome in made.rules],
-        "hsms": [
-            {"apqn": hsm.apqn, "rule": hsm.rule.name if hsm.rule else None, "actions": list(hsm.actions)}
-            for hsm in made.hsms
-        ],
-        "steps": [
-            {
-                "action": step.action,
-                "apqn": step.apqn,
-                "secret_id": step.secret_id.hex() if step.secret_id else None,
-            }
-            for step in made.steps
-        ],
-    }
-
-
-def _rule_json(outcome: RuleOutcome) -> dict[str, Any]:
-    return {
-        "name": outcome.rule.name,
-        "line": outcome.rule.line,
-        "count": "all" if outcome.rule.count is None else outcome.rule.count,
-        "met": outcome.met,
-        "hsms": [hsm.apqn for hsm in outcome.hsms],
-        "kept": list(outcome.kept),
-        "reasons": [
-            {"apqn": reason.apqn, "field": reason.mismatch.field, "message": reason.mismatch.message}
-            for reason in outcome.reasons
-        ],
     }

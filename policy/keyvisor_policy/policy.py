@@ -17,6 +17,7 @@ from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
 from keyvisor_policy.plan import Action, HsmOutcome, Plan, RuleOutcome, Seen
 from keyvisor_policy.rules import Rule
+from keyvisor_policy.strict_yaml.wording import shown
 
 NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
 
@@ -146,7 +147,7 @@ def _summary(hsm: Hsm, secret_id: SecretId, refusals: list[Refusal]) -> str:
     name = next(
         (r.rule.secret.name for r in refusals if r.rule.secret and r.rule.secret.id == secret_id), None
     )
-    secret = f"`{name}`" if name is not None else f"with id `{secret_id.hex()}`"
+    secret = shown(name) if name is not None else f"with id `{secret_id.hex()}`"
     head = f"no rule allows secret {secret} on {hsm.apqn}"
     if not refusals:
         return f"{head}: the policy has no rules"

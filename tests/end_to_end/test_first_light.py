@@ -49,6 +49,23 @@ def test_the_demo_tells_its_story() -> None:
     assert "The story went as it should." in done.stdout
 
 
+def test_a_demo_whose_sockets_find_no_room_says_the_way_out(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    done = subprocess.run(
+        [PROGRAMS / "keyvisor", "demo"],
+        env={**os.environ, "TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("is too long a path for the demo's sockets: `TMPDIR=/tmp keyvisor demo`")
+    assert not list(long.iterdir())
+
+
 def test_bound_hsms_serve_what_needs_no_key_and_nothing_else(world: World) -> None:
     """part2_T1, with the real pkcs11-tool."""
     world.guest("payments", HSM, SPARE, ACCELERATOR)

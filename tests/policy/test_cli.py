@@ -173,8 +173,12 @@ def test_importing_the_verbs_loads_neither_yaml_nor_models() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_hostile_name_reaches_the_terminal_only_escaped(files: Path) -> None:
-    Path("list.yaml").write_text('- {mode: Accel, name: "\\e[2Jx"}\n')
-    result = run("plan", "list.yaml", "--inventory", "hsms.yaml")
-    assert "\x1b" not in result.stdout
-    assert "\\x1b[2Jx" in result.stdout
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_hostile_name_reaches_the_terminal_only_escaped(files: Path, options: tuple[str, ...]) -> None:
+    Path("list.yaml").write_text('- {mode: Accel, name: "\\e[2J\\x9b\\u202ex"}\n')
+    result = run("plan", "list.yaml", "--inventory", "hsms.yaml", *options)
+    assert not {"\x1b", "\x9b", "\u202e"} & set(result.stdout)
+    if options:
+        assert json.loads(result.stdout)["rules"][0]["name"] == "\x1b[2J\x9b\u202ex"
+    else:
+        assert "\\x1b[2J\\x9b\\u202ex" in result.stdout

@@ -11,6 +11,7 @@ from keyvisor_firmware.secrets import NoSuchSecret, SecretStore
 from keyvisor_hsm.cards import ConfigurationData, Mode
 from keyvisor_policy import Policy, Refusal
 from keyvisor_policy.matching import mismatches, secret_text
+from keyvisor_policy.strict_yaml.wording import shown
 
 NOTHING = "nothing any more"
 
@@ -39,10 +40,10 @@ def _for_association(hsm: ConfigurationData, policy: Policy | None, secrets: Sec
         return _nearest(hsm, policy)
     for rule in wanted:
         if rule.secret is not None and _held(secrets, rule.secret.id):
-            return f"HSM {hsm.apqn} is not associated: rule `{rule.name}` matches and its secret is there, apply the policy"
+            return f"HSM {hsm.apqn} is not associated: rule {shown(rule.name)} matches and its secret is there, apply the policy"
     rule = wanted[0]
     named = secret_text(rule.secret) if rule.secret is not None else ""
-    return f"rule `{rule.name}` matches HSM {hsm.apqn}, and secret {named} is not in the store: add it"
+    return f"rule {shown(rule.name)} matches HSM {hsm.apqn}, and secret {named} is not in the store: add it"
 
 
 def _nearest(hsm: ConfigurationData, policy: Policy) -> str:

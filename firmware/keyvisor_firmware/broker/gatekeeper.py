@@ -1,17 +1,16 @@
-"""The daemon's side of the gates: each guest's door, its state page, and the process that serves it when somebody comes.
+"""The daemon's side of the gates: each guest's door, its state page, and when a process has to serve it.
 
 A gate is started at the first connection, or when an association has to open a partition, and again when it died.
-What a gate must know is kept here, so a gate can be lost at any time. Knows no policy and no database.
+What a gate must know is kept here, so a gate can be lost at any time. Knows no policy and no database; how a gate's
+process is had and talked to is `gate_process`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -23,13 +22,14 @@ from typing import Final, TypeVar
 
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_firmware.broker.gate_process import GateProcess, GateProgram, Start
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
+from keyvisor_firmware.broker.listening import listening
 from keyvisor_firmware.broker.state_page import MAX_HSMS, HsmState, StatePage, word
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
 
-_ANSWER_SECONDS: Final = 30.0  # how long a gate may take to open a partition
 _KEPT_REFUSALS: Final = 256
 _BACKLOG: Final = 1024
 _PATIENCE: Final = 5  # starts in a row that may fail before a door is left alone for a moment
@@ -55,24 +55,13 @@ class _Hsm:
         return word(self.epoch, self.state)
 
 
-@dataclass(slots=True)
-class _Process:
-    """A gate that runs."""
-
-    popen: subprocess.Popen[bytes]
-    channel: socket.socket
-    notices: socket.socket
-
-
 class Gatekeeper:
     """One guest's door. Its methods may be called from any thread; each is whole before the next begins."""
 
-    def __init__(
-        self, guest: str, door: Path, partitions: Path, start: Callable[..., subprocess.Popen[bytes]]
-    ) -> None:
+    def __init__(self, guest: str, door: Path, partitions: Path, start: Start) -> None:
         self.guest = guest
         self.door = door
-        self.listener = _listen(door)
+        self.listener = listening(door, _BACKLOG)
         self._partitions = partitions
         self._scratch = door.parent / "scratch"
         self._start = start
@@ -80,7 +69,7 @@ class Gatekeeper:
         self._hsms: dict[Apqn, _Hsm] = {}
         self._epoch = 0
         self._lock = threading.RLock()
-        self._process: _Process | None = None
+        self._process: GateProcess | None = None
         self._refusals: deque[control.Refusal] = deque(maxlen=_KEPT_REFUSALS)
         self._dropped = 0
         self._stopped = False
@@ -205,7 +194,7 @@ class Gatekeeper:
             return False
         return bool(woken)
 
-    def _look(self, process: _Process) -> None:
+    def _look(self, process: GateProcess) -> None:
         with self._lock:
             if self._process is process and not self._drain():
                 self._end()
@@ -215,7 +204,14 @@ class Gatekeeper:
         if self._process is not None or self._stopped:
             return
         self._started = time.monotonic()
-        self._process = self._launch()
+        self._clear_scratch()
+        self._process = GateProcess.launch(
+            self._start,
+            guest=self.guest,
+            scratch=self._scratch,
+            listener=self.listener.fileno(),
+            page=self._page.descriptor,
+        )
         self._wake.send(b"\0")
         for apqn, why in self._exchange().items():
             _say(self.guest, f"HSM {apqn} is not ready: {why}")
@@ -287,12 +283,7 @@ class Gatekeeper:
         if process is None:
             raise GateError("no gate runs: the door is closed")
         try:
-            control.send(process.channel, request)
-        except OSError as error:
-            self._end()
-            raise GateEnded(f"the gate is gone: {error}") from None
-        try:
-            return receive(process.channel)
+            return process.converse(request, receive)
         except GateError:
             self._end()
             raise
@@ -320,51 +311,23 @@ class Gatekeeper:
         path = self._partitions / keys.directory
         return control.PartitionPlace(str(path), keys.user_pin.decode(), keys.so_pin.decode())
 
-    def _launch(self) -> _Process:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        heard, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, told:
-            self._clear_scratch()
-            try:
-                popen = self._start(
-                    guest=self.guest,
-                    scratch=self._scratch,
-                    listener=self.listener.fileno(),
-                    control=theirs.fileno(),
-                    notices=told.fileno(),
-                    page=self._page.descriptor,
-                )
-            except OSError as error:
-                ours.close()
-                heard.close()
-                raise GateError(f"the gate cannot be started: {error}") from None
-        ours.settimeout(_ANSWER_SECONDS)
-        return _Process(popen, ours, heard)
-
     def _drain(self) -> bool:
-        """Take in all refusals that are there. False if the gate has ended."""
-        process = self._process
-        while process is not None:
-            try:
-                refusal = control.receive_refusal(process.notices)
-            except BlockingIOError:
-                return True
-            except (OSError, GateError):
-                return False
-            if refusal is None:
-                return False
-            self._dropped += len(self._refusals) == _KEPT_REFUSALS
-            self._refusals.append(refusal)
+        """Take in all refusals that are there. False if the gate has ended, or is to be ended."""
+        if self._process is None:
+            return True
+        try:
+            for refusal in self._process.refusals():
+                self._dropped += len(self._refusals) == _KEPT_REFUSALS
+                self._refusals.append(refusal)
+        except GateError:
+            return False
         return True
 
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.popen.kill()
-        process.popen.wait()
-        process.channel.close()
-        process.notices.close()
+        process.end()
         self._clear_scratch()
         self._wake.send(b"\0")  # the watcher may be about to look at what was just closed
 
@@ -393,11 +356,7 @@ class Gatekeepers:
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
-        self._module = module
-        self._idle_seconds = idle_seconds
-        self._limits = limits
-        self._guest_limits = guest_limits or {}
-        self._compiled = compiled
+        self._program = GateProgram(module, idle_seconds, limits, guest_limits or {}, compiled)
 
     def open(self, guest: str) -> Gatekeeper:
         """Make the guest's door. Raises OSError."""
@@ -405,51 +364,12 @@ class Gatekeepers:
         self._run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.parent.mkdir(mode=0o700, exist_ok=True)
         home.mkdir(mode=0o700, exist_ok=True)
-        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._start)
-
-    def _start(self, *, guest: str, scratch: Path, **descriptors: int) -> subprocess.Popen[bytes]:
-        # -P: nothing is imported from the directory that the daemon happens to be in.
-        command = [sys.executable, "-P", "-m", "keyvisor_firmware.broker.gate", "--guest", guest]
-        command += ["--module", str(self._module), "--scratch", str(scratch)]
-        command += ["--idle-seconds", str(self._idle_seconds)]
-        command += ["--limits", self._guest_limits.get(guest, self._limits).to_json()]
-        if not self._compiled:
-            command.append("--pure")
-        for name, descriptor in descriptors.items():
-            command += [f"--{name}", str(descriptor)]
-        return subprocess.Popen(
-            command,
-            pass_fds=tuple(descriptors.values()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C is the daemon's to answer
-        )
+        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._program)
 
 
 def _slot(apqn: Apqn) -> int:
     """The id that applications know the HSM by."""
     return apqn.card << 16 | apqn.domain
-
-
-def _environment() -> dict[str, str]:
-    """What a gate inherits: nothing that could point the module or the interpreter elsewhere than ours."""
-    kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "COVERAGE_PROCESS_START")
-    return {name: os.environ[name] for name in kept if name in os.environ}
-
-
-def _listen(door: Path) -> socket.socket:
-    """A listening socket that only its owner can reach; in the place of one that a dead daemon left."""
-    door.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(door))
-        door.chmod(0o600)  # nobody can connect before it listens
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _say(guest: str, text: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keyvisor_firmware.cli.options import JsonOption, StateOption, verb
+from keyvisor_firmware.cli.options import JsonOption, StateOption
+from keyvisor_policy.terminal import verb
 
 app = verb("Read what the firmware has recorded.")
 

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-import typer
+from keyvisor_guest.errors import StateDirectoryUnusable
+from keyvisor_guest.state_directory import pkcs11_socket
+from keyvisor_policy.terminal import fail, verb
 
-from keyvisor_policy.terminal import fail
-
-app = typer.Typer(help="Show the main story with the real programs.", add_completion=False)
+app = verb("Show the main story with the real programs.")
 
 HSM: Final = "03.0011"
 SPARE: Final = "05.0011"
@@ -99,7 +99,7 @@ class Story:
         if (done.returncode != 0) is not refused:
             wanted = "be refused" if refused else "succeed"
             fail(
-                f"`{command}` had to {wanted}, and its exit code is {done.returncode}: {done.stdout.strip()}"
+                f"`{command}` had to {wanted}, and its exit code is {done.returncode}:\n{done.stdout.strip()}"
             )
         return done.stdout
 
@@ -120,12 +120,12 @@ class Story:
     def require(self, told: str, text: str) -> None:
         """The story needs `text` in what was told."""
         if text not in told:
-            fail(f"`{text}` was expected, and this came: {told.strip()}")
+            fail(f"`{text}` was expected, and this came:\n{told.strip()}")
 
     def require_not(self, told: str, text: str) -> None:
         """The story breaks with `text` in what was told."""
         if text in told:
-            fail(f"`{text}` was not to be seen, and it is: {told.strip()}")
+            fail(f"`{text}` was not to be seen, and it is:\n{told.strip()}")
 
     def _show(self, text: str) -> None:
         lines = text.rstrip("\n").splitlines()
@@ -142,6 +142,10 @@ def demo() -> None:
         if shutil.which(program) is None:
             fail(f"`{program}` is missing; `keyvisor doctor` says what to install")
     with tempfile.TemporaryDirectory(prefix="keyvisor-demo-") as name:
+        try:
+            pkcs11_socket(Path(name) / "state", "payments")
+        except StateDirectoryUnusable:
+            fail(f"`{name}` is too long a path for the demo's sockets: `TMPDIR=/tmp keyvisor demo`")
         story = Story(Path(name))
         with _firmware(story):
             tell(story)
@@ -168,7 +172,7 @@ def _firmware(story: Story) -> Iterator[None]:
         ready = _first_line(daemon.stdout, _START_SECONDS)
         if not ready:
             said = (story.directory / "daemon.log").read_text(encoding="utf-8")
-            fail(f"the firmware did not start: {said.strip()}")
+            fail(f"the firmware did not start:\n{said.strip()}")
         print(f"  {ready}", flush=True)
         yield
     finally:

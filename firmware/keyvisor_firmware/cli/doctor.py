@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyvisor_firmware.cli.options import JsonOption, StateOption, verb
+from keyvisor_firmware.cli.options import JsonOption, StateOption
+from keyvisor_policy.terminal import verb
 
 if TYPE_CHECKING:
     from keyvisor_firmware.cli.checkup import Finding

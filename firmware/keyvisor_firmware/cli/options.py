@@ -19,14 +19,3 @@ StateOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def verb(help_text: str, *, group: bool = False) -> typer.Typer:
-    """The app of one verb. With `group` it has commands, and shows its help where none is given."""
-    return typer.Typer(
-        help=help_text,
-        no_args_is_help=group,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keyvisor_firmware.cli.options import StateOption, verb
+from keyvisor_firmware.cli.options import StateOption
+from keyvisor_policy.terminal import verb
 
 app = verb("Run the firmware: its cards, its doors, its guests.")
 

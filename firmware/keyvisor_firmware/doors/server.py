@@ -6,7 +6,6 @@ The only module that knows uvicorn. Knows no route.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from keyvisor_firmware.broker.listening import listening
 from keyvisor_firmware.broker.peers import StrangePeer, require_own_peer
 
 MAX_CONNECTIONS: Final = 64  # of one door
@@ -57,7 +57,7 @@ class Door:
     @classmethod
     async def open(cls, path: Path, app: ASGIApp) -> Door:
         """Make the socket, mode 0600, and serve `app` there. Raises OSError."""
-        listener = listening(path)
+        listener = listening(path, _BACKLOG)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -82,17 +82,3 @@ class Door:
         self.path.unlink(missing_ok=True)
         self._server.should_exit = True
         await self._serving
-
-
-def listening(path: Path) -> socket.socket:
-    """A listening socket of mode 0600, in the place of one that a dead daemon left. Raises OSError."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)  # nobody can connect before it listens
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from keyvisor_guest.errors import CommandUnusable
+from keyvisor_policy.terminal import printable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if lines is None:
             raise
         for line in lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 

@@ -16,18 +16,13 @@ from keyvisor_guest.cli.exec import Surroundings, run
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
 from keyvisor_guest.state_directory import state_directory
+from keyvisor_policy.terminal import verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.guest import Guest
     from keyvisor_guest.wire.messages import Hsm
 
-app = typer.Typer(
-    help="A guest's own side: secrets, association, policy; run programs in it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
 
 
 def _guest(name: str, state: Path | None) -> Guest:
@@ -134,14 +129,14 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Register a policy and make the HSMs what it asks for; show the plan with its reasons."""
-    from keyvisor_guest.cli.plan_table import show_plan
+    from keyvisor_policy.plan_table import print_plan
 
     try:
         plan = _guest(guest, state).apply(file, partial=partial, strict=strict, dry_run=dry_run)
     except PlanUnmet as unmet:
-        show_plan(unmet.plan, as_json=as_json)
+        print_plan(unmet.plan, as_json=as_json)
         raise
-    show_plan(plan, as_json=as_json)
+    print_plan(plan, as_json=as_json)
     if plan.unmet and (strict or not partial):
         raise typer.Exit(1)
 

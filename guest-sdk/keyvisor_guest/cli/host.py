@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyvisor_guest.cli.options import ApqnArgument, JsonOption, StateOption, show
+from keyvisor_policy.terminal import verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.host import Host
 
-app = typer.Typer(
-    help="Start and stop guests, give them HSMs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = verb("Start and stop guests, give them HSMs.", group=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The guest.")]
 
@@ -92,18 +87,17 @@ def detach(name: Name, apqn: ApqnArgument, state: StateOption = None) -> None:
 
 @app.command()
 def hsms(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """The HSMs of this machine."""
+    """The HSMs of this machine. A host is not told their master keys' patterns."""
     found = _host(state).hsms()
     show(
         {"hsms": [hsm.model_dump(mode="json") for hsm in found]},
-        ("HSM", "mode", "generation", "serial", "MKVP", "firmware", "API", "online"),
+        ("HSM", "mode", "generation", "serial", "firmware", "API", "online"),
         [
             (
                 hsm.apqn,
                 hsm.mode,
                 hsm.generation,
                 hsm.serial,
-                hsm.mkvp or "none",
                 hsm.firmware,
                 str(hsm.api),
                 "yes" if hsm.online else "no",

@@ -19,14 +19,9 @@ from keyvisor_guest.cli.owner_files import (
 )
 from keyvisor_guest.owner import measure
 from keyvisor_guest.wire.messages import MAX_IMAGE
+from keyvisor_policy.terminal import verb
 
-app = typer.Typer(
-    help="Make what a guest's owner makes, away from the machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = verb("Make what a guest's owner makes, away from the machine.", group=True)
 app.add_typer(owner_request.app, name="request")
 
 

@@ -33,17 +33,11 @@ from keyvisor_guest.wire.asrcb_layout import (
 )
 from keyvisor_guest.wire.errors import HostKeyUnusable, Malformed
 from keyvisor_guest.wire.secret_kinds import KINDS
-from keyvisor_policy.terminal import print_json
+from keyvisor_policy.terminal import print_json, verb
 
 SECRET_LENGTH: Final = 32  # bytes of an association secret, of an extension secret and of a CCK
 
-app = typer.Typer(
-    help="Make add-secret requests, and look at them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = verb("Make add-secret requests, and look at them.", group=True)
 
 
 def _input(*names: str, text: str) -> object:

@@ -62,3 +62,18 @@ def test_a_policy_without_a_rule_for_any_ep11_hsm(machine: Machine) -> None:
     accelerators = "version: 1\nassociations: [{name: offload, hsm: {mode: accel}}]\n"
     machine.firmware.set_policy(guest.id, PolicyRow("p", accelerators))
     assert "no rule that associates" in missing(machine)
+
+
+def test_a_hostile_rules_name_is_told_escaped_and_cut(machine: Machine) -> None:
+    """Only pvapconfig's lists let such names in."""
+    guest = machine.guest("payments", HSM)
+    machine.firmware.bind(guest.id, HSM)
+    (view,) = machine.firmware.list_hsms(guest.id)
+    assert view.data.mkvp is not None
+    name = r"\e[2J`" + "x" * 200
+    rule = f'- {{mode: EP11, mkvp: {view.data.mkvp.hex()}, name: "{name}"}}\n'
+    machine.firmware.set_policy(guest.id, PolicyRow("p", rule))
+    told = missing(machine)
+    assert told.isprintable()
+    assert "rule `\\x1b[2J\\x60xxx" in told
+    assert len(told) < 400

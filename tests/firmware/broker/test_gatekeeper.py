@@ -12,18 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyvisor_firmware.broker import gate as gate_module
+from keyvisor_firmware.broker import gate_process
 from keyvisor_firmware.broker import gatekeeper as module
 from keyvisor_firmware.broker.control import Picture
 from keyvisor_firmware.broker.errors import GateError
+from keyvisor_firmware.broker.gate_process import Start
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
+from keyvisor_firmware.broker.listening import listening
 from keyvisor_firmware.broker.state_page import MAX_HSMS
 from keyvisor_hsm.cards import Apqn, Mode
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
@@ -260,7 +262,7 @@ def test_connections_beyond_the_bound_are_turned_away(
     notices, _other = socket.socketpair()
     page = memoryview(bytearray(64)).cast("Q")
     gate = gate_module.Gate("payments", softhsm, tmp_path / "scratch", page, notices, Limits(connections=2))
-    listener = module._listen(tmp_path / "door")
+    listener = listening(tmp_path / "door", 8)
     with notices, _other, listener:
         served = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(3)]
         for one in served:
@@ -458,8 +460,6 @@ def test_a_gate_inherits_no_more_than_it_needs(machine: Machine, monkeypatch: py
 
 # --- gates that do not start, lie or hang
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
 
 def keeper_of(machine: Machine, start: Start) -> Guest:
     """A guest whose gate is another program."""
@@ -518,7 +518,7 @@ def test_a_gate_that_cannot_be_had_is_said_so_and_the_hsm_stays_bound(
 
 
 def test_a_gate_that_hangs_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(gate_process, "_ANSWER_SECONDS", 0.2)
     guest = keeper_of(machine, program("control.recv(1 << 20); control.recv(1 << 20); control.recv(1)"))
     guest.keeper.bind(CRYPTO)
     with pytest.raises(PartitionUnusable, match="does not answer in time"):

@@ -223,6 +223,19 @@ def test_a_plan_for_programs(guest: Callable[..., Any], policy: Callable[[str], 
     assert "elsewhere" in json.dumps(json.loads(ended.out))
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--dry-run", "--json")])
+def test_a_hostile_rule_reaches_the_terminal_only_escaped(
+    guest: Callable[..., Any], policy: Callable[[str], str], options: tuple[str, ...]
+) -> None:
+    """Only pvapconfig's lists let such names in."""
+    mkvp = "1" * 32
+    ended = guest("apply", policy(f'- {{mode: EP11, mkvp: {mkvp}, name: "\\e[2J\\x9b\\u202ex"}}\n'), *options)
+    assert ended.code == 1
+    assert not {"\x1b", "\x9b", "\u202e"} & set(ended.out + ended.err)
+    if "--json" not in options:
+        assert "\\x1b[2J\\x9b\\u202ex" in ended.out
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_the_plan_is_what_the_policys_author_sees_without_a_firmware(
     guest: Callable[..., Any],

@@ -1,24 +1,28 @@
-"""How a plan is shown, as `keyvisor policy plan` shows it: what is done to each HSM, and why a rule is unmet."""
+"""How a plan is shown, by whatever verb shows one: what is done to each HSM, and why a rule is unmet.
+
+Prints; decides nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyvisor_guest.cli.options import show
-from keyvisor_policy import HsmOutcome, Plan, RuleOutcome
+from keyvisor_policy.plan import HsmOutcome, Plan, RuleOutcome
+from keyvisor_policy.strict_yaml.wording import escaped
+from keyvisor_policy.terminal import print_json, print_table
 
-__all__ = ["show_plan"]
 
-
-def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan, as a table or as JSON."""
-    columns = ("rule", "HSM", "action", "reason")
-    show(_value(plan), columns, list(_rows(plan)), as_json=as_json, empty="the policy has no rules")
+def print_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan on standard output, as a table or as JSON."""
+    if as_json:
+        print_json(_value(plan))
+    else:
+        print_table(("rule", "HSM", "action", "reason"), list(_rows(plan)), "the policy has no rules")
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
     for outcome in plan.rules:
-        name = outcome.rule.name
+        name = escaped(outcome.rule.name)
         for hsm in outcome.hsms:
             yield name, hsm.apqn, _doing(hsm), ""
         for reason in outcome.reasons:
