@@ -22,8 +22,10 @@ lint: setup
 	@$(V)/pyright
 	@$(V)/lint-imports
 
+# The broker beside its peers, about ten minutes: make bench ARGS="--quick --only requests,memory --json figures.json"
 bench: setup
-	@$(V)/python bench/bench.py $(ARGS)
+	@./scripts/bench_packages.sh
+	@$(V)/python -m bench.bench $(ARGS)
 
 conformance: setup
 	@./scripts/conformance_packages.sh
