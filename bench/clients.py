@@ -77,8 +77,12 @@ class Client:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._say(peer.pin)
-        self._answer()
+        try:
+            self._say(peer.pin)
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, operation: str, seconds: float, threads: int) -> None:
         """Have it measure."""

@@ -32,7 +32,7 @@ _ROUNDS: Final = 7
 _LOOPS: Final = 5000
 
 # Calls that only ask, so that any number of them is the same: C_Sign without room asks for a signature's length.
-_MEASURED: Final = {
+_MEASURED: Final[dict[str, Callable[[int], bytes]]] = {
     "C_GetSessionInfo": lambda session: body("C_GetSessionInfo", session),
     "C_GenerateRandom, 32 B": lambda session: body("C_GenerateRandom", session, 32),
     "C_Sign, 1 KiB": lambda session: body("C_Sign", session, bytes(1024), 64),

@@ -49,7 +49,7 @@ def _guest(run: Run, firmware: Firmware, number: int, rules: int = 0) -> Peer:
 
 def _fill(run: Run, peers: Mapping[str, Peer], counts: Mapping[str, int]) -> None:
     for name, peer in peers.items():
-        for label in dict.fromkeys((peer.keys, peer.objects, *peer.logins)):
+        for label in peer.tokens:
             prepare(run.client, peer, label, counts[name])
 
 

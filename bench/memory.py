@@ -30,7 +30,7 @@ def measure(run: Run) -> Figures:
         firmware.guest("bench", [apqn(0)])
         ours = keyvisor(firmware, "bench", [apqn(0)])
         for peer in (behind, ours):
-            for label in dict.fromkeys((peer.keys, peer.objects, *peer.logins)):
+            for label in peer.tokens:
                 prepare(run.client, peer, label, _OBJECTS)
         return {
             "cold gate, ms": _cold(run, firmware, firmware.door("bench")),

@@ -41,6 +41,11 @@ class Peer:
     process: int | None = None
     door: Path | None = None
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The labels of its tokens, each once."""
+        return tuple(dict.fromkeys((self.keys, self.objects, *self.logins)))
+
 
 def direct(directory: Path, logins: int = 1) -> Peer:
     """SoftHSM in the client's own process, with new tokens in `directory`."""
@@ -60,7 +65,7 @@ def direct(directory: Path, logins: int = 1) -> Peer:
         "objects",
         [f"logins-{number}" for number in range(logins)],
     )
-    for label in (peer.keys, peer.objects, *peer.logins):
+    for label in peer.tokens:
         make = ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", _PIN, "--so-pin", _PIN]
         subprocess.run(make, env=environment, check=True, capture_output=True)
     return peer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from bench.figures import Spread, geometric_mean, ratios, spread
 from bench.operations import OPERATIONS
@@ -48,7 +48,7 @@ def _requests(figures: Figures, method: Figures) -> Iterator[Table]:
         ]
         yield Table(
             f"Requests: {shape}",
-            "",
+            "Operations per second; p50 and p99 in microseconds; ratios of operations per second.",
             (
                 "operation",
                 "SoftHSM op/s",
@@ -94,14 +94,13 @@ def _range(spread_: Spread | None, digits: int = 2) -> str:
 
 def median(rounds: Sequence[Figures], field: str) -> float:
     """The median of one figure over the rounds."""
-    return statistics.median(one[field] for one in rounds)
+    return statistics.median([float(one[field]) for one in rounds])
 
 
 # --- the filter
 
 
-def _filter(figures: Figures, method: Figures) -> Iterator[Table]:
-    del method
+def _filter(figures: Figures, _method: Figures) -> Iterator[Table]:
     ways = tuple(next(iter(figures.values())))
     yield Table(
         "The filter's own cost, microseconds per call",
@@ -116,66 +115,53 @@ def _filter(figures: Figures, method: Figures) -> Iterator[Table]:
 
 
 def _memory(figures: Figures, method: Figures) -> Iterator[Table]:
-    del method
-    counts = [count for count in figures[SERVER] if count.isdigit() and count != "0"]
+    both = (figures[SERVER], figures[KEYVISOR])
+    counts = method["connections"]
     rows: list[tuple[str, ...]] = [
         ("idle guest's gate, MiB", "", f"{figures[KEYVISOR]['idle gate, MiB']:.1f}")
     ]
     rows += [
-        (
-            f"per idle connection of {int(count):,}, MiB",
-            *_of_both(figures, lambda peer, count=count: f"{_per_connection(peer, count):.3f}"),
-        )
+        (f"per idle connection of {count:,}, MiB", *(f"{_per_connection(peer, count):.3f}" for peer in both))
         for count in counts
     ]
-    for name, field in _CROWDED.items():
-        rows += [
-            (
-                name.format(count=int(count)),
-                *_of_both(figures, lambda peer, count=count, field=field: field(peer[count])),
-            )
-            for count in counts
-        ]
-    rows.append(
-        ("an active client alone, C_GetSessionInfo p50, us", *_of_both(figures, lambda p: _active(p["0"])))
-    )
+    rows += [
+        (name.format(count=count), *(show(peer[str(count)]) for peer in both))
+        for name, show in _CROWDED.items()
+        for count in counts
+    ]
+    rows.append((_ACTIVE + " with no other connection", *(_active(peer["0"]) for peer in both)))
     cold = spread(figures["cold gate, ms"])
-    rows.append(
-        ("first answer of a cold gate, ms", "", f"{cold.median:.0f} ({cold.least:.0f}-{cold.most:.0f})")
-    )
+    rows.append(("first answer of a cold gate, ms", "", f"{cold.median:.0f}{_range(cold, 0)}"))
     yield Table(
         "Idle guests and connections",
-        "Memory is the proportional set size (PSS) of the processes that serve; every connection did C_Initialize.",
+        "Memory is the proportional set size (PSS) of the processes that serve. An idle connection has done C_Initialize.",
         ("what", SERVER, KEYVISOR),
         tuple(rows),
     )
+
+
+def _per_connection(peer: Figures, count: int) -> float:
+    return float(peer[str(count)]["pss_mib"] - peer["0"]["pss_mib"]) / count
 
 
 def _active(figures: Figures) -> str:
     return f"{median(figures['active'], 'p50'):.0f}"
 
 
+_ACTIVE: Final = "an active client's C_GetSessionInfo, p50,"
 _CROWDED: Final[dict[str, Callable[[Figures], str]]] = {
-    "connect and C_Initialize with {count:,}, ms": lambda f: f"{statistics.median(f['milliseconds']):.1f}",
-    "failures of {count:,} connections": lambda f: f"{f['failures']}",
-    "an active client beside {count:,}, C_GetSessionInfo p50, us": _active,
+    "connect and C_Initialize, ms, of {count:,}": lambda figures: (
+        f"{statistics.median(figures['milliseconds']):.1f}"
+    ),
+    "failures of {count:,} connections": lambda figures: f"{figures['failures']}",
+    _ACTIVE + " beside {count:,}": _active,
 }
-
-
-def _per_connection(peer: Figures, count: str) -> float:
-    taken: float = peer[count]["pss_mib"] - peer["0"]["pss_mib"]
-    return taken / int(count)
-
-
-def _of_both(figures: Figures, show: Callable[[Any], str]) -> tuple[str, str]:
-    return show(figures[SERVER]), show(figures[KEYVISOR])
 
 
 # --- guests
 
 
-def _guests(figures: Figures, method: Figures) -> Iterator[Table]:
-    del method
+def _guests(figures: Figures, _method: Figures) -> Iterator[Table]:
     answers = spread(figures["milliseconds"]) if figures["milliseconds"] else None
     rows = [
         ("failures", f"{figures['failures']}"),
@@ -203,7 +189,7 @@ def _guests(figures: Figures, method: Figures) -> Iterator[Table]:
 # --- growth
 
 
-def _growth(figures: Figures, method: Figures) -> Iterator[Table]:
+def _growth(figures: Figures, _method: Figures) -> Iterator[Table]:
     for what, operations in figures.items():
         sizes = tuple(next(iter(operations.values())))
         yield Table(
@@ -218,7 +204,6 @@ def _growth(figures: Figures, method: Figures) -> Iterator[Table]:
                 for name, sizes_of in operations.items()
             ),
         )
-    del method
 
 
 def _p50(rounds: Sequence[Figures]) -> str:
