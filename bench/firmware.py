@@ -48,13 +48,14 @@ def configuration(hsms: int, idle_seconds: int = 60) -> str:
 
 def policy(secret: str, hsms: Iterable[Hsm], rules: int = 0) -> str:
     """A policy that associates the HSMs; up to `rules` rules that no HSM meets stand before the ones that count."""
-    wanted = [_rule(f"rule-{hsm.apqn}", secret, f"{hsm.mkvp}", hsm.serial) for hsm in hsms]
-    others = [_rule(f"other-{n}", f"other-{n}", f"{n:032x}", f"{n:016d}") for n in range(rules - len(wanted))]
+    wanted = [_rule(f"rule-{hsm.apqn}", secret, f"{hsm.mkvp}") for hsm in hsms]
+    others = [_rule(f"o-{n}", "o", f"{n:032x}") for n in range(rules - len(wanted))]
     return "\n".join(["version: 1", "associations:", *others, *wanted, ""])
 
 
-def _rule(name: str, secret: str, mkvp: str, serial: str) -> str:
-    return f"  - {{name: {name}, secret: {secret}, hsm: {{mode: ep11, mkvp: 0x{mkvp}, serial: '{serial}'}}}}"
+def _rule(name: str, secret: str, mkvp: str) -> str:
+    """Short: as many rules as a policy may have must not be longer than a file may be."""
+    return f"  - {{name: {name}, secret: {secret}, hsm: {{mode: ep11, mkvp: 0x{mkvp}}}}}"
 
 
 class Firmware:

@@ -35,6 +35,6 @@ def test_hsms_are_named_by_their_domain() -> None:
     assert (apqn(0), apqn(0x11)) == ("03.0000", "03.0011")
 
 
-@pytest.mark.parametrize(("rules", "made"), [(0, 1), (1, 1), (10, 10)])
+@pytest.mark.parametrize(("rules", "made"), [(0, 1), (1, 1), (10, 10), (10_000, 10_000)])
 def test_a_policy_has_as_many_rules_as_are_asked_for(rules: int, made: int) -> None:
     assert len(parse_policy(policy("bench", [HSM], rules)).rules) == made
