@@ -33,7 +33,7 @@ def measure(run: Run) -> Figures:
             for label in peer.tokens:
                 prepare(run.client, peer, label, _OBJECTS)
         return {
-            "cold gate, ms": _cold(run, firmware, firmware.door("bench")),
+            **_cold(run, firmware, firmware.door("bench")),
             behind.name: _crowded(run, behind, lambda: [_pid(behind), *_pids(_pid(behind))]),
             ours.name: _crowded(run, ours, firmware.gates),
         }
@@ -48,15 +48,18 @@ def _pids(parent: int) -> list[int]:
     return [pid for pid, _ in children(parent)]
 
 
-def _cold(run: Run, firmware: Firmware, door: Path) -> list[float]:
-    """How long C_Initialize takes that has to wait for the gate's start."""
+def _cold(run: Run, firmware: Firmware, door: Path) -> Figures:
+    """How long C_Initialize takes that has to wait for the gate's start, and what the gate then takes, idle."""
     times: list[float] = []
+    memory: list[float] = []
     for number in range(run.size.cold_starts):
         run.say(f"cold gate, start {number + 1} of {run.size.cold_starts}")
         _wait(lambda: not firmware.gates())
         with connections(door, 1) as opened:
             times += opened.milliseconds
-    return times
+        time.sleep(_SETTLING)  # less than it takes a gate to end
+        memory.append(pss_mib(firmware.gates()))
+    return {"cold gate, ms": times, "idle gate, MiB": memory}
 
 
 def _wait(until: Callable[[], bool]) -> None:
@@ -90,11 +93,7 @@ def _crowded(run: Run, peer: Peer, pids: Callable[[], list[int]]) -> Figures:
                     ],
                 }
             _wait_for_rest(peer, pids)
-    if peer.name == KEYVISOR:
-        with connections(peer.door, 1):
-            pass
-        time.sleep(_SETTLING)  # less than it takes a gate to end
-        figures["idle gate, MiB"] = pss_mib(pids())
+        figures["all gone, MiB"] = pss_mib(pids())
     return figures
 
 

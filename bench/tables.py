@@ -117,8 +117,10 @@ def _filter(figures: Figures, _method: Figures) -> Iterator[Table]:
 def _memory(figures: Figures, method: Figures) -> Iterator[Table]:
     both = (figures[SERVER], figures[KEYVISOR])
     counts = method["connections"]
+    cold, idle = spread(figures["cold gate, ms"]), spread(figures["idle gate, MiB"])
     rows: list[tuple[str, ...]] = [
-        ("idle guest's gate, MiB", "", f"{figures[KEYVISOR]['idle gate, MiB']:.1f}")
+        ("first answer of a cold gate, ms", "", f"{cold.median:.0f}{_range(cold, 0)}"),
+        ("idle guest's gate, MiB", "", f"{idle.median:.1f}{_range(idle, 1)}"),
     ]
     rows += [
         (f"per idle connection of {count:,}, MiB", *(f"{_per_connection(peer, count):.3f}" for peer in both))
@@ -130,8 +132,8 @@ def _memory(figures: Figures, method: Figures) -> Iterator[Table]:
         for count in counts
     ]
     rows.append((_ACTIVE + " with no other connection", *(_active(peer["0"]) for peer in both)))
-    cold = spread(figures["cold gate, ms"])
-    rows.append(("first answer of a cold gate, ms", "", f"{cold.median:.0f}{_range(cold, 0)}"))
+    left = (f"{peer['all gone, MiB']:.1f}" for peer in both)
+    rows.append((f"after {max(counts):,} have gone and one is left, MiB", *left))
     yield Table(
         "Idle guests and connections",
         "Memory is the proportional set size (PSS) of the processes that serve. An idle connection has done C_Initialize.",
@@ -148,7 +150,7 @@ def _active(figures: Figures) -> str:
     return f"{median(figures['active'], 'p50'):.0f}"
 
 
-_ACTIVE: Final = "an active client's C_GetSessionInfo, p50,"
+_ACTIVE: Final = "an active client's C_GetSessionInfo, p50, us,"
 _CROWDED: Final[dict[str, Callable[[Figures], str]]] = {
     "connect and C_Initialize, ms, of {count:,}": lambda figures: (
         f"{statistics.median(figures['milliseconds']):.1f}"

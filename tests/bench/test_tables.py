@@ -51,6 +51,8 @@ def test_what_a_connection_takes_is_the_growth_over_none() -> None:
     [
         ("Idle guests and connections", "failures of 10 connections", "3"),
         ("Idle guests and connections", "first answer of a cold gate, ms", "100 (90-120)"),
+        ("Idle guests and connections", "idle guest's gate, MiB", "15.0 (15.0-15.3)"),
+        ("Idle guests and connections", "after 10 have gone and one is left, MiB", "15.5"),
         ("4 guests", "failures", "1"),
         ("4 guests", "first answer, median (least-most), ms", "300 (200-400)"),
         ("4 guests", "one gate, PSS, MiB", "12.0"),
