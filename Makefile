@@ -1,14 +1,17 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup demo test fuzz lint bench conformance docs clean
+.PHONY: setup compiler demo test fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
 	@./scripts/setup.sh
 
+compiler:
+	@./scripts/compiler.sh
+
 demo: setup
 	@$(V)/keyvisor demo
 
-test: setup
+test: compiler setup
 	@$(V)/python -m pytest $(ARGS)
 
 # One target under atheris, where it is installed: make fuzz ARGS="gate -max_total_time=600"
@@ -22,8 +25,9 @@ lint: setup
 	@$(V)/pyright
 	@$(V)/lint-imports
 
-bench: setup
-	@$(V)/python bench/bench.py $(ARGS)
+# The broker beside its peers, about ten minutes: make bench ARGS="--quick --only requests,memory --json figures.json"
+bench: compiler setup
+	@$(V)/python -m bench.bench $(ARGS)
 
 conformance: setup
 	@./scripts/conformance_packages.sh

@@ -3,19 +3,12 @@
 # release that is installed, with the one package that only its tests use. Does only what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/system_packages.sh
 
 missing=()
 command -v p11tool >/dev/null || missing+=(gnutls-bin)
 compgen -G '/usr/lib/*/engines-3/pkcs11.so' >/dev/null || missing+=(libengine-pkcs11-openssl)
-if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ]; then as_root=(); elif sudo -n true 2>/dev/null; then as_root=(sudo -n); else
-        echo "missing system packages: run \`apt-get install ${missing[*]}\` as root, then try again" >&2
-        exit 1
-    fi
-    echo "installing system packages: ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+install_packages "${missing[@]}"
 
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 if ! .venv/bin/python -c 'import parameterized' 2>/dev/null; then

@@ -3,6 +3,7 @@
 # Does only what is missing, so a second run is quick. PYTHON names the interpreter (3.11 or later).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/system_packages.sh
 
 declare -A package_of=(
     [softhsm2-util]=softhsm2
@@ -30,23 +31,13 @@ elif [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev
     missing+=(python3-venv)
 fi
 
-if [ ${#missing[@]} -gt 0 ]; then
-    root=no as_root=()
-    if [ "$(id -u)" = 0 ]; then root=yes; elif sudo -n true 2>/dev/null; then root=yes as_root=(sudo -n); fi
-    if [ $root = no ] || ! command -v apt-get >/dev/null; then
-        echo "missing system packages: run \`apt-get install ${missing[*]}\` as root, then try again" >&2
-        exit 1
-    fi
-    echo "installing system packages: ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+install_packages "${missing[@]}"
 python=${python:-python3}
 
 stamp=.venv/.made-from
 # Whether a compiler is there counts too: where one comes later, the hot loop is compiled then.
-wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh hatch_build.py firmware/keyvisor_firmware/broker/hot/hot_loop.c \
-    <(command -v cc gcc clang || true) | sha256sum)
+wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh scripts/system_packages.sh hatch_build.py \
+    firmware/keyvisor_firmware/broker/hot/hot_loop.c <(command -v cc gcc clang || true) | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "making .venv (pinned Python packages, about a minute)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv

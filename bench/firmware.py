@@ -1,0 +1,101 @@
+"""A firmware daemon for a run: `keyvisor up` on a state directory of its own, and guests whose HSMs are associated.
+
+Everything goes the way that hosts, owners and guests go, so that the whole filter and the audit are on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from conformance.programs import clean_environment, serving
+
+from bench.processes import children
+from keyvisor_guest import Guest, Host, Owner
+from keyvisor_guest.owner import measure
+from keyvisor_guest.state_directory import pkcs11_socket
+from keyvisor_guest.wire.messages import Hsm
+
+_CARD: Final = 0x03
+_GATE: Final = b"keyvisor_firmware.broker.gate"
+
+
+def apqn(domain: int) -> str:
+    """The HSM of that domain."""
+    return f"{_CARD:02x}.{domain:04x}"
+
+
+def configuration(hsms: int, idle_seconds: int = 60) -> str:
+    """A configuration with so many HSMs, each with a master key of its own, and room for as many guests."""
+    domains = "\n".join(
+        f'      - {{number: "{number:04x}", master_key: mk-{number}}}' for number in range(hsms)
+    )
+    return (
+        "version: 1\n"
+        "cards:\n"
+        f'  - number: "{_CARD:02x}"\n'
+        "    generation: CEX8\n"
+        "    mode: ep11\n"
+        "    serial: BENCH00000000001\n"
+        f"    domains:\n{domains}\n"
+        f"gate: {{idle_seconds: {idle_seconds}}}\n"
+        f"limits: {{guests: {hsms}}}\n"
+    )
+
+
+def policy(secret: str, hsms: Iterable[Hsm], rules: int = 0) -> str:
+    """A policy that associates the HSMs; up to `rules` rules that no HSM meets stand before the ones that count."""
+    wanted = [_rule(f"rule-{hsm.apqn}", secret, f"{hsm.mkvp}") for hsm in hsms]
+    others = [_rule(f"o-{n}", "o", f"{n:032x}") for n in range(rules - len(wanted))]
+    return "\n".join(["version: 1", "associations:", *others, *wanted, ""])
+
+
+def _rule(name: str, secret: str, mkvp: str) -> str:
+    """Short: as many rules as a policy may have must not be longer than a file may be."""
+    return f"  - {{name: {name}, secret: {secret}, hsm: {{mode: ep11, mkvp: 0x{mkvp}}}}}"
+
+
+class Firmware:
+    """A running daemon. `process` is its process id."""
+
+    def __init__(self, state: Path, process: int) -> None:
+        self.process = process
+        self._state = state
+        self._host = Host(state=state)
+        self._owner = Owner([self._host.host_key_document()])
+
+    @classmethod
+    @contextlib.contextmanager
+    def up(cls, directory: Path, config: str) -> Iterator[Firmware]:
+        """Start `keyvisor up` in `directory`, whose path is short; it ends with the block."""
+        directory.mkdir()
+        file, state = directory / "keyvisor.yaml", directory / "s"
+        file.write_text(config, encoding="utf-8")
+        command = Path(sys.executable).with_name("keyvisor")
+        environment = clean_environment(KEYVISOR_STATE=str(state))
+        words = (command, "up", "--config", file)
+        with serving(words, environment, directory / "daemon.log", "ready") as process:
+            yield cls(state, process.pid)
+
+    def guest(self, name: str, hsms: Sequence[str], rules: int = 0) -> None:
+        """Start a guest, hand in a secret, and have its policy of `rules` rules, or more, associate the HSMs."""
+        image = f"image of {name}\n".encode()
+        self._host.start(name, image)
+        for hsm in hsms:
+            self._host.attach(name, hsm)
+        guest = Guest(name, state=self._state)
+        guest.secrets.add(self._owner.association_request(name, measure(image)).data)
+        guest.apply(policy(name, guest.hsms(), rules), partial=True, strict=False)
+        if any(hsm.state != "associated" for hsm in guest.hsms()):
+            raise SystemExit(f"guest `{name}`: not every HSM is associated")
+
+    def door(self, guest: str) -> Path:
+        """A guest's door for PKCS#11."""
+        return pkcs11_socket(self._state, guest)
+
+    def gates(self) -> list[int]:
+        """The process ids of the gates that run."""
+        return [pid for pid, words in children(self.process) if _GATE in words]

@@ -1,0 +1,92 @@
+"""The figures as rows: medians, ratios with their spread, geometric means; what failed is said."""
+
+from __future__ import annotations
+
+import pytest
+from bench.run import Figures
+from bench.tables import SECTIONS, Table, tables
+
+from .samples import FIGURES
+
+MADE = {table.title: table for table in tables(FIGURES)}
+REQUESTS = MADE["Requests: 1 process"]
+
+
+def _row(table: Table, name: str) -> dict[str, str]:
+    row = next(row for row in table.rows if row[0] == name)
+    return dict(zip(table.columns, row, strict=True))
+
+
+def test_a_row_has_the_medians_of_each_peer() -> None:
+    row = _row(REQUESTS, "HMAC-SHA256, 1 KiB")
+    assert (row["SoftHSM op/s"], row["p11-kit op/s"], row["keyvisor op/s"]) == ("400", "100", "200")
+    assert (row["p11-kit p50"], row["keyvisor p50"]) == ("10", "40")
+    assert (row["p11-kit p99"], row["keyvisor p99"]) == ("20", "80")
+
+
+def test_a_ratio_is_the_median_of_the_rounds_with_least_and_most() -> None:
+    row = _row(REQUESTS, "HMAC-SHA256, 1 KiB")
+    assert row["to p11-kit"] == "2.00 (1.00-8.00)"
+    assert row["to SoftHSM"] == "0.500 (0.250-0.500)"
+
+
+def test_the_last_row_are_geometric_means() -> None:
+    row = _row(REQUESTS, "geometric mean")
+    assert REQUESTS.rows[-1][0] == "geometric mean"
+    assert (row["SoftHSM op/s"], row["keyvisor op/s"], row["keyvisor p50"]) == ("200", "100", "20")
+    assert (row["to p11-kit"], row["to SoftHSM"]) == ("1.00", "0.500")
+
+
+def test_an_operation_says_among_how_many_it_finds() -> None:
+    assert _row(REQUESTS, "C_FindObjects, one of 1,000")["keyvisor op/s"] == "50"
+
+
+def test_what_a_connection_takes_is_the_growth_over_none() -> None:
+    row = _row(MADE["Idle guests and connections"], "per idle connection of 10, MiB")
+    assert (row["p11-kit server"], row["keyvisor"]) == ("1.200", "0.050")
+
+
+@pytest.mark.parametrize(
+    ("title", "row", "told"),
+    [
+        ("Idle guests and connections", "failures of 10 connections", "3"),
+        ("Idle guests and connections", "first answer of a cold gate, ms", "100 (90-120)"),
+        ("Idle guests and connections", "idle guest's gate, MiB", "15.0 (15.0-15.3)"),
+        ("Idle guests and connections", "after 10 have gone and one is left, MiB", "15.5"),
+        ("4 guests", "failures", "1"),
+        ("4 guests", "first answer, median (least-most), ms", "300 (200-400)"),
+        ("4 guests", "one gate, PSS, MiB", "12.0"),
+        ("4 guests", "to start one guest and associate its HSM, ms", "250"),
+    ],
+)
+def test_what_one_peer_does_is_told(title: str, row: str, told: str) -> None:
+    assert _row(MADE[title], row)["keyvisor"] == told
+
+
+def test_no_answer_at_all_is_no_time() -> None:
+    none: Figures = {
+        **FIGURES,
+        "guests": {**FIGURES["guests"], "milliseconds": [], "gates": 0, "failures": 4},
+    }
+    table = next(table for table in tables(none) if table.title == "4 guests")
+    assert _row(table, "first answer, median (least-most), ms")["keyvisor"] == ""
+
+
+def test_growth_has_a_column_for_each_size() -> None:
+    assert MADE["Growth: rules"].columns == ("operation", "10", "10,000")
+    assert MADE["Growth: rules"].rows == (("HMAC-SHA256", "10 (10-10)", "1,234 (1,234-1,234)"),)
+
+
+def test_a_section_that_was_not_measured_has_no_table() -> None:
+    few = {name: FIGURES[name] for name in ("machine", "method", "filter")}
+    assert [table.title for table in tables(few)] == ["The filter's own cost, microseconds per call"]
+
+
+def test_every_section_has_tables() -> None:
+    for section in SECTIONS:
+        assert list(tables({"method": FIGURES["method"], section: FIGURES[section]}))
+
+
+@pytest.mark.parametrize("table", MADE.values(), ids=MADE)
+def test_every_row_has_a_cell_for_each_column(table: Table) -> None:
+    assert {len(row) for row in table.rows} == {len(table.columns)}
