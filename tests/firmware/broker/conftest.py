@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper, Gatekeepers
+from keyvisor_firmware.broker.hot.loop import HotLoop, HotLoopMissing
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Generation, Mode
 from keyvisor_hsm.master_keys import OperatorToken
@@ -102,6 +103,7 @@ class Machine:
     home: Path
     module: Path
     token: OperatorToken
+    compiled: bool = True  # whether gates take the hot loop
     guests: list[Guest] = field(default_factory=list)
 
     @property
@@ -118,6 +120,7 @@ class Machine:
             module=self.module,
             idle_seconds=idle_seconds,
             guest_limits={name: limits},
+            compiled=self.compiled,
         )
         guest = Guest(keepers.open(name), self.token)
         self.guests.append(guest)
@@ -131,6 +134,17 @@ class Machine:
         return ConfigurationData(
             apqn, Generation.CEX8, mode, serial, mkvp, (8, 3), 4, frozenset({"fips2021"}), online=True
         )
+
+
+@pytest.fixture(scope="session", params=["python", "compiled"])
+def path(request: pytest.FixtureRequest) -> HotLoop | None:
+    """The way that requests take: everything that is true of the gate is true on both. None is the Python way."""
+    if request.param == "python":
+        return None
+    try:
+        return HotLoop()
+    except HotLoopMissing as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")
@@ -151,20 +165,20 @@ def operator_token(softhsm: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def machine(softhsm: Path, operator_token: OperatorToken) -> Iterator[Machine]:
+def machine(softhsm: Path, operator_token: OperatorToken, path: HotLoop | None) -> Iterator[Machine]:
     """A machine of the test's own. Its directory has a short name: a Unix socket's path may be 107 bytes long."""
     with tempfile.TemporaryDirectory(prefix="kv-") as home:
-        machine = Machine(Path(home), softhsm, operator_token)
+        machine = Machine(Path(home), softhsm, operator_token, path is not None)
         yield machine
         for guest in machine.guests:
             guest.leave()
 
 
 @pytest.fixture(scope="module")
-def shared(softhsm: Path, operator_token: OperatorToken) -> Iterator[Guest]:
+def shared(softhsm: Path, operator_token: OperatorToken, path: HotLoop | None) -> Iterator[Guest]:
     """A guest whose crypto HSM is associated and whose accelerator is bound, for tests that leave it as it was."""
     with tempfile.TemporaryDirectory(prefix="kv-") as home:
-        guest = Machine(Path(home), softhsm, operator_token).guest()
+        guest = Machine(Path(home), softhsm, operator_token, path is not None).guest()
         guest.associate()
         guest.keeper.bind(ACCELERATOR)
         yield guest

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Access, Call, Role
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.limits import Limits
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
@@ -30,8 +31,8 @@ def partition(softhsm: Path, tmp_path: Path) -> Iterator[Partition]:
 
 
 @pytest.fixture
-def bench(partition: Partition) -> Bench:
-    bench = Bench(store_of(partition))
+def bench(partition: Partition, path: HotLoop | None) -> Bench:
+    bench = Bench(store_of(partition), compiled=path)
     bench.grant(ASSOCIATED)
     return bench
 

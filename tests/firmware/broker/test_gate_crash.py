@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from keyvisor_firmware.broker import gatekeeper as module
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_hsm.cryptoki import CKA, CKR
 from keyvisor_hsm.master_keys import OperatorToken
 
@@ -40,10 +41,10 @@ def library(softhsm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def crashing(library: Path, operator_token: OperatorToken) -> Iterator[Machine]:
+def crashing(library: Path, operator_token: OperatorToken, path: HotLoop | None) -> Iterator[Machine]:
     """A machine whose module is that one."""
     with tempfile.TemporaryDirectory(prefix="kv-") as home:
-        machine = Machine(Path(home), library, operator_token)
+        machine = Machine(Path(home), library, operator_token, path is not None)
         yield machine
         for guest in machine.guests:
             guest.leave()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
@@ -48,9 +49,9 @@ PUBLIC: Final = ((CKA.TOKEN, False), (CKA.PRIVATE, False))
 
 
 @pytest.fixture(scope="module")
-def guest(softhsm: Path, operator_token: OperatorToken) -> Iterator[Guest]:
+def guest(softhsm: Path, operator_token: OperatorToken, path: HotLoop | None) -> Iterator[Guest]:
     with tempfile.TemporaryDirectory(prefix="kv-") as home:
-        guest = Machine(Path(home), softhsm, operator_token).guest("small", limits=SMALL)
+        guest = Machine(Path(home), softhsm, operator_token, path is not None).guest("small", limits=SMALL)
         guest.associate()
         yield guest
         guest.leave()
@@ -288,9 +289,9 @@ def test_partition_objects_are_counted_over_connections_spares_and_restarts(mach
 
 
 @pytest.fixture
-def bench(softhsm: Path, tmp_path: Path) -> Iterator[Bench]:
+def bench(softhsm: Path, tmp_path: Path, path: HotLoop | None) -> Iterator[Bench]:
     partition = Partition.open(tmp_path / "p", PartitionKeys("p", b"user pin", b"so pin"), softhsm)
-    bench = Bench(store_of(partition))
+    bench = Bench(store_of(partition), compiled=path)
     bench.grant(HsmState.ASSOCIATED)
     yield bench
     partition.close()

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Access, Call, Role
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKM, CKR
 
@@ -179,16 +180,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("partition")
 
 
-def scene_of(mode: str, directory: Path) -> Scene:
-    bench = Bench(recording(directory), mode)
+def scene_of(mode: str, directory: Path, path: HotLoop | None) -> Scene:
+    bench = Bench(recording(directory), mode, path)
     return Scene(bench, bench.connect())
 
 
 @pytest.mark.parametrize(("call", "state", "mode"), cases())
 def test_part2_T1_T8_no_sensitive_call_is_let_through(
-    call: Call, state: str, mode: str, directory: Path
+    call: Call, state: str, mode: str, directory: Path, path: HotLoop | None
 ) -> None:
-    scene = scene_of(mode, directory)
+    scene = scene_of(mode, directory, path)
     STATES[state](scene)
     scene.bench.calls.made.clear()
     assert scene.application.rv(call.name, *scene.values(call)) == expected(call, state, mode)
@@ -201,9 +202,9 @@ def test_part2_T1_T8_no_sensitive_call_is_let_through(
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(("call", "mode"), INSIDE)
 def test_part2_T8_no_reply_leaves_once_the_hsm_was_taken_away_inside_the_module(
-    call: Call, mode: str, end: str, directory: Path
+    call: Call, mode: str, end: str, directory: Path, path: HotLoop | None
 ) -> None:
-    scene = scene_of(mode, directory)
+    scene = scene_of(mode, directory, path)
     scene.enter()
     inside = FORWARDED_AS.get(call.name, call.name)
     scene.bench.calls.made.clear()
@@ -219,9 +220,11 @@ def test_part2_T8_no_reply_leaves_once_the_hsm_was_taken_away_inside_the_module(
 
 
 @pytest.mark.parametrize(("call", "mode"), INSIDE)
-def test_what_is_allowed_does_reach_the_module(call: Call, mode: str, directory: Path) -> None:
+def test_what_is_allowed_does_reach_the_module(
+    call: Call, mode: str, directory: Path, path: HotLoop | None
+) -> None:
     """Else the recorder would see nothing in the matrix either."""
-    scene = scene_of(mode, directory)
+    scene = scene_of(mode, directory, path)
     scene.enter()
     scene.bench.calls.made.clear()
     assert scene.application.rv(call.name, *scene.values(call)) == CKR.OK

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyvisor_firmware.broker.calls import CALLS, Call
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR, FUNCTIONS, FUNCTIONS_3_0
@@ -44,19 +45,19 @@ class Recorder(dict[str, Callable[..., int]]):
         return self.made[-1]
 
 
-def application_of(*lists: tuple[tuple[str, int], ...]) -> tuple[Application, Recorder]:
+def application_of(path: HotLoop | None, *lists: tuple[tuple[str, int], ...]) -> tuple[Application, Recorder]:
     store = KeyStore(NoModule())  # type: ignore[arg-type]  # stands in for a partition
     recorder = Recorder(*lists)
     store.call = recorder
-    bench = Bench(store)
+    bench = Bench(store, compiled=path)
     bench.grant(HsmState.ASSOCIATED)
     return bench.connect(), recorder
 
 
 @pytest.fixture
-def three() -> tuple[Application, Recorder]:
+def three(path: HotLoop | None) -> tuple[Application, Recorder]:
     """An application in front of a module of PKCS#11 3.0."""
-    return application_of(FUNCTIONS, FUNCTIONS_3_0)
+    return application_of(path, FUNCTIONS, FUNCTIONS_3_0)
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_a_message_call_reaches_a_module_that_has_it(call: Call, three: tuple[Ap
 
 
 @pytest.mark.parametrize("call", _MESSAGES, ids=lambda call: call.name)
-def test_a_message_call_is_not_supported_where_the_module_has_none(call: Call) -> None:
-    application, _ = application_of(FUNCTIONS)
+def test_a_message_call_is_not_supported_where_the_module_has_none(call: Call, path: HotLoop | None) -> None:
+    application, _ = application_of(path, FUNCTIONS)
     values = values_for(call, application.session())
     expected = CKR.ARGUMENTS_BAD if call.name.endswith("Init") else CKR.FUNCTION_NOT_SUPPORTED
     assert application.rv(call.name, *values) == expected
@@ -133,8 +134,8 @@ def test_rule_7_a_null_mechanism_cancels_where_the_module_knows_it(
     assert not application.connection.handles.session(session).ticket.began
 
 
-def test_rule_7_a_null_mechanism_is_an_error_to_an_older_module() -> None:
-    application, recorder = application_of(FUNCTIONS)
+def test_rule_7_a_null_mechanism_is_an_error_to_an_older_module(path: HotLoop | None) -> None:
+    application, recorder = application_of(path, FUNCTIONS)
     session = application.session()
     for name in ("C_DigestInit", "C_EncryptInit", "C_SignInit"):
         key = () if name == "C_DigestInit" else (0,)
@@ -142,11 +143,13 @@ def test_rule_7_a_null_mechanism_is_an_error_to_an_older_module() -> None:
         assert recorder.last()[0] == "C_OpenSession"
 
 
-def test_a_session_is_cancelled_by_the_module(three: tuple[Application, Recorder]) -> None:
+def test_a_session_is_cancelled_by_the_module(
+    three: tuple[Application, Recorder], path: HotLoop | None
+) -> None:
     application, recorder = three
     application.call("C_SessionCancel", application.session(), 0x100)
     assert recorder.last() == ("C_SessionCancel", (77, 0x100))
-    older, _ = application_of(FUNCTIONS)
+    older, _ = application_of(path, FUNCTIONS)
     assert older.rv("C_SessionCancel", older.session(), 0x100) == CKR.FUNCTION_NOT_SUPPORTED
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyvisor_firmware.broker import pin_checks
+from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.pins import PinHash, TokenPins, Who, changed, hash_new, hash_tried
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKR
@@ -22,9 +23,9 @@ PIN, SO_PIN = b"1234", b"so pin"
 
 
 @pytest.fixture
-def bench(softhsm: Path, tmp_path: Path) -> Iterator[Bench]:
+def bench(softhsm: Path, tmp_path: Path, path: HotLoop | None) -> Iterator[Bench]:
     partition = Partition.open(tmp_path / "p", PartitionKeys("p", b"user pin", b"so pin"), softhsm)
-    bench = Bench(store_of(partition))
+    bench = Bench(store_of(partition), compiled=path)
     bench.grant(HsmState.ASSOCIATED)
     yield bench
     partition.close()
