@@ -12,39 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from keyvisor_firmware.broker.calls import CALLS, Access, Call, Role
+from keyvisor_firmware.broker.calls import CALLS, Access, Call
 from keyvisor_firmware.broker.codec import read_request
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.errors import Failed, ProtocolError, Refused
 from keyvisor_firmware.broker.framing import HEAD_LENGTH, frame, parse_head
-from keyvisor_firmware.broker.limits import Limits
+from keyvisor_firmware.broker.hot.loop import HotLoop, load
 from keyvisor_firmware.broker.mechanism_parameters import Encoding
 from keyvisor_firmware.broker.pin_file import NAME as PIN_FILE
 from keyvisor_firmware.broker.serve import serve
 from keyvisor_firmware.broker.slots import Grant
 from keyvisor_firmware.broker.state_page import HsmState
 
-from ..firmware.broker.encoder import HANDSHAKE, body, sized, split, u32, u64
+from ..firmware.broker.encoder import HANDSHAKE, body
 from ..firmware.broker.in_process import SLOT_ID, Bench, recording
+from .grammar import LIMITS, request
+from .paths import Conversation
 from .source import Source
 
 T = TypeVar("T")
 
-# Small, so that a fuzzer meets them.
-LIMITS: Final = Limits(
-    frame_options=64,
-    frame_body=4096,
-    frame_seconds=5.0,
-    attributes=16,
-    nesting=2,
-    mechanisms=16,
-    output=4096,
-    attribute_output=256,
-    found_objects=16,
-    sessions=4,
-    objects=8,
-    partition_objects=16,
-)
 _MOST_FRAMES: Final = 16  # of one connection: what is sent at once has room in the socket
 _HOME: Final = tempfile.TemporaryDirectory(prefix="kv-fuzz-")  # where a token's PINs would be
 
@@ -77,76 +64,6 @@ def codec(data: bytes) -> None:
 
 def _is_version(value: tuple[object, ...]) -> bool:
     return all(isinstance(one, int) for one in value)
-
-
-def request(source: Source) -> bytes:
-    """The right beginning of some call, and arguments that may be right."""
-    call = source.choice(CALLS)
-    arguments = [
-        _element(kind, role, source) for kind, role in zip(split(call.request), call.roles, strict=True)
-    ]
-    if source.number(8) == 0:
-        arguments.append(source.sized())
-    return u32(call.id) + sized(call.request.encode()) + b"".join(arguments)
-
-
-_LENGTHS: Final = (0, 1, 8, 16, 0xFFFF, 0xFFFFFFFF)
-_TYPES: Final = (0, 1, 2, 3, 0x11, 0x90, 0x100, 0x161, 0x40000600, 0x40000211, 0x80000000)
-_MECHANISMS: Final = (0, 1, 9, 0xD, 0x40, 0x250, 0x1041, 0x1050, 0x1080, 0x1082, 0x1085, 0x1087, 0xFFFFFFFF)
-
-
-def _element(kind: str, role: Role, source: Source) -> bytes:
-    match kind:
-        case "u" if role is Role.SLOT:
-            return u64(SLOT_ID)
-        case "u" if role is Role.SESSION:
-            return u64(source.choice((1, 1, 1, 1, 1, 1, 2, 3)))
-        case "u" if role is not Role.NUMBER:
-            return u64(source.choice((2, 2, 2, 2, 3, 4, 5, 0)))
-        case "u":
-            return u64(source.number(12))
-        case "y":
-            return source.take(1) or b"\0"
-        case "fy" | "fu":
-            return u32(source.choice(_LENGTHS))
-        case "ay" if role is Role.MESSAGE_PARAMETER:
-            return b"\0" + u32(0)
-        case "ay":
-            return b"\1" + sized(source.sized()) if source.number(4) else b"\0" + u32(source.number(3))
-        case "fA":
-            wanted = [(source.choice(_TYPES), source.choice(_LENGTHS)) for _ in range(source.number(20))]
-            return u32(len(wanted)) + b"".join(struct.pack(">II", *one) for one in wanted)
-        case "aA":
-            return _attributes(source, 0)
-        case "M":
-            parameter = source.choice((b"", u32(0xFFFFFFFF), sized(bytes(16)), sized(source.sized())))
-            return u32(source.choice(_MECHANISMS)) + parameter
-        case _:
-            return sized(source.sized())
-
-
-def _attributes(source: Source, depth: int) -> bytes:
-    count = source.number(20 if depth == 0 else 3)
-    return u32(count) + b"".join(_attribute(source, depth) for _ in range(count))
-
-
-def _attribute(source: Source, depth: int) -> bytes:
-    type_ = source.choice(_TYPES)
-    head = u32(type_) + b"\1" + u32(source.choice(_LENGTHS))
-    match source.number(6):
-        case 0:
-            return u32(type_) + b"\0"
-        case 1:
-            return head + source.take(1)
-        case 2:
-            return head + u64(source.number(256))
-        case 3 if depth < 5:
-            return head + _attributes(source, depth + 1)
-        case 4:
-            numbers = source.number(20)
-            return head + u32(numbers) + b"".join(u64(source.number(256)) for _ in range(numbers))
-        case _:
-            return head + sized(source.sized())
 
 
 # --- the filter
@@ -200,7 +117,7 @@ def _require_alike(ask: Callable[[], T], allowed: bool) -> T | None:
 # --- the whole gate
 
 
-def gate(data: bytes) -> None:
+def gate(data: bytes, compiled: HotLoop | None = None) -> None:
     """One connection from its first byte to its end, while the HSM comes and goes; the module is a recorder.
 
     Every call has one answer; the connection ends as its application's end, or as bytes that are not the protocol;
@@ -209,11 +126,11 @@ def gate(data: bytes) -> None:
     source = Source(data)
     home = Path(_HOME.name)
     (home / PIN_FILE).unlink(missing_ok=True)
-    bench = Bench(recording(home), source.choice(("ep11", "accel")))
+    bench = Bench(recording(home), source.choice(("ep11", "accel")), compiled)
     bench.grant(source.choice((HsmState.ASSOCIATED, HsmState.BOUND, HsmState.UNBOUND)))
     _come_and_go(bench, source)
     sent = _conversation(source)
-    connection = Connection("payments", bench.slots, LIMITS)
+    connection = Connection("payments", bench.slots, LIMITS, compiled)
     before = threading.active_count()
     received = _converse(sent, connection)
     _check_replies(received)
@@ -247,10 +164,21 @@ def _conversation(source: Source) -> bytes:
     ]
     contents = opening[: 3 - source.number(8) // 5]
     while source and len(contents) < _MOST_FRAMES:
-        contents.append(source.sized() if source.number(8) == 0 else request(source))
+        contents.append(_content(source, contents))
     frames = b"".join(frame_of(code, content, source) for code, content in enumerate(contents, 1))
     cut = len(frames) - source.number(16) if source.number(4) == 0 else len(frames)
     return source.choice((b"\0", b"\2")) + frames[:cut]
+
+
+def _content(source: Source, before: list[bytes]) -> bytes:
+    """Any bytes, a call, or what was said before, which the hot loop may remember."""
+    match source.number(8):
+        case 0:
+            return source.sized()
+        case 1 | 2:
+            return source.choice(before)
+        case _:
+            return request(source)
 
 
 def frame_of(code: int, content: bytes, source: Source) -> bytes:
@@ -296,4 +224,30 @@ def _check_replies(received: bytes) -> None:
     assert len(codes) == len(set(codes)), "a call was answered twice"
 
 
-TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"codec": codec, "filter": filter_, "gate": gate}
+# --- both paths
+
+_LOOP: Final = load()
+
+
+def hot(data: bytes) -> None:
+    """The same with the compiled hot loop."""
+    assert _LOOP is not None
+    gate(data, _LOOP)
+
+
+def paths(data: bytes) -> None:
+    """Both paths do the same."""
+    assert _LOOP is not None
+    home = Path(_HOME.name)
+    for file in home.glob(f"*/{PIN_FILE}"):
+        file.unlink()
+    Conversation(_LOOP, home, Source(data)).run()
+
+
+# What is not built is no target.
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "codec": codec,
+    "filter": filter_,
+    "gate": gate,
+    **({} if _LOOP is None else {"hot": hot, "paths": paths}),
+}

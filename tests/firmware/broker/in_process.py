@@ -150,11 +150,16 @@ class Bench:
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        self._functions = self.store.call
-        if self.compiled is not None:
-            self.store.call = Native(self._functions)
-            self.store.functions = function_addresses(self.store.call)
+        self.use(self.store)
         self.slot = self.add_slot(SLOT_ID, 0)
+
+    def use(self, store: KeyStore) -> None:
+        """What is granted from now on leads to this store."""
+        self.store = store
+        self._functions = store.call
+        if self.compiled is not None:
+            store.call = Native(self._functions)
+            store.functions = function_addresses(store.call)
 
     def add_slot(self, id_: int, index: int) -> Slot:
         """Another HSM of the guest, which leads to the same partition."""

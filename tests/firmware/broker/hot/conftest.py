@@ -1,0 +1,37 @@
+"""The compiled hot loop; where it was not built, what is about it alone is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keyvisor_firmware.broker.hot.loop import HotLoop, HotLoopMissing
+from keyvisor_firmware.broker.mechanism_parameters import Encoding
+from keyvisor_firmware.broker.state_page import HsmState
+
+from .pair import Pair
+
+
+@pytest.fixture(scope="session")
+def loop() -> HotLoop:
+    """The library."""
+    try:
+        return HotLoop()
+    except HotLoopMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def pairs(loop: HotLoop, tmp_path: Path) -> Callable[..., Pair]:
+    """Makes pairs."""
+    return lambda **given: Pair(loop, tmp_path, **given)
+
+
+@pytest.fixture(params=Encoding, ids=lambda encoding: encoding.name)
+def pair(request: pytest.FixtureRequest, pairs: Callable[..., Pair]) -> Pair:
+    """Both paths, the HSM associated; once for each way in which clients write mechanisms."""
+    pair = pairs(encoding=request.param)
+    pair.grant(HsmState.ASSOCIATED)
+    return pair
