@@ -426,7 +426,7 @@ static int answer(struct connection *c, struct exchange *x, int in_turn)
     /* The session is ours until `inside` is taken back: nobody closes it, nobody frees its memos. */
     u64 rv = CKR_HOST_MEMORY, left = 0;
     if (!w.memo || room_for_output(x, HEAD + row->reply_length + w.memo->reply_length)) {
-        if (w.memo) memcpy(w.memo->hole_to, x->body + w.memo->hole, w.memo->hole_length);
+        if (w.memo && w.memo->hole_length) memcpy(w.memo->hole_to, x->body + w.memo->hole, w.memo->hole_length);
         rv = invoke(&w, x->out + HEAD + row->reply_length + 5, &left);
         reply(x, &w, rv, left);
     } else if (room_for_output(x, HEAD + sizeof row->reply)) {
