@@ -158,13 +158,15 @@ class Module:
         self._library = library  # keeps the functions mapped
 
     @classmethod
-    def load(cls, path: Path) -> Module:
-        """Map the library at `path` and take its function list. Raises ModuleUnusable."""
+    def load(cls, path: Path, file: Path | None = None) -> Module:
+        """Map the library at `path`, or its copy in `file`, and take its function list. Raises ModuleUnusable."""
+        file = file or path
         try:
-            library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
+            library = ctypes.CDLL(str(file), mode=ctypes.RTLD_LOCAL)
             get_function_list = library.C_GetFunctionList
         except (OSError, AttributeError) as error:
-            raise ModuleUnusable(f"`{path}` is not a PKCS#11 module: {error}") from None
+            why = str(error).replace(str(file), path.name)
+            raise ModuleUnusable(f"`{path}` is not a PKCS#11 module ({why}): let `module` name one") from None
         get_function_list.restype = ctypes.c_ulong
         pointer = ctypes.c_void_p()
         rv = get_function_list(ctypes.byref(pointer))
@@ -188,11 +190,9 @@ class Module:
             with tempfile.TemporaryDirectory(prefix="keyvisor-module-") as directory:
                 copy = Path(directory) / path.name
                 shutil.copyfile(path, copy)
-                module = cls.load(copy)
+                return cls.load(path, copy)
         except OSError as error:
             raise ModuleUnusable(f"`{path}` cannot be copied: {error.strerror}") from None
-        module.path = path
-        return module
 
     def initialize(self, variables: Mapping[str, str]) -> None:
         """C_Initialize for threads, with these environment variables for its duration. Raises ModuleRefused."""

@@ -54,6 +54,17 @@ def test_a_private_instance_of_nothing_is_refused(tmp_path: Path) -> None:
         Module.load_private(tmp_path / "missing.so")
 
 
+def test_a_private_instance_of_no_module_names_what_was_configured(tmp_path: Path) -> None:
+    """Not the copy of it that is mapped, which is gone by the time that somebody reads the name."""
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0\n")
+    with pytest.raises(ModuleUnusable) as refused:
+        Module.load_private(path)
+    assert str(refused.value).startswith(f"`{path}` is not a PKCS#11 module (passwd: ")
+    assert str(refused.value).endswith("let `module` name one")
+    assert "keyvisor-module-" not in str(refused.value)
+
+
 def test_a_refusal_of_the_module_names_the_call_and_its_answer(softhsm: Path) -> None:
     with pytest.raises(ModuleRefused, match="C_CloseSession answered 0x190") as refused:
         Module.load_private(softhsm).require("C_CloseSession", 1)
