@@ -20,7 +20,7 @@ def machine() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
         "cores": str(cores()),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],  # what follows is the builder's
         "Python": platform.python_version(),
         **{name: _release(package) for package, name in _PACKAGES.items()},
     }
