@@ -108,32 +108,23 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         numbers = ended.stdout.split()
         return dict(zip(numbers[::2], map(int, numbers[1::2]), strict=True))
 
-    drive.sanitizer = request.param  # type: ignore[attr-defined]
     return drive
-
-
-def only(harness: Harness, sanitizer: str) -> None:
-    if getattr(harness, "sanitizer", None) != sanitizer:
-        pytest.skip(f"this is for the sanitizer `{sanitizer}`")
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_bodies_that_are_right_or_nearly(seed: int, harness: Harness) -> None:
-    only(harness, "address,undefined")
-    seen = harness("bodies", seed, 150_000 * _FACTOR)
-    assert min(seen[name] for name in ("ANSWERED", "COLD", "CHANGED", "NOTIFY")) > 500
+    seen = harness("bodies", seed, 200_000 * _FACTOR)
+    assert min(seen[name] for name in ("ANSWERED", "COLD", "CHANGED", "NOTIFY")) > 1000
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_streams_of_frames(seed: int, harness: Harness) -> None:
-    only(harness, "address,undefined")
-    seen = harness("streams", seed, 500 * _FACTOR)
-    assert min(seen[name] for name in ("SLOW", "COLD", "CHANGED", "NOTIFY", "ENDED", "BAD_HEAD")) > 20
-    assert seen["replies"] > seen["frames"] / 10
+    seen = harness("streams", seed, 400 * _FACTOR)
+    assert min(seen[name] for name in ("SLOW", "COLD", "CHANGED", "NOTIFY", "ENDED", "BAD_HEAD")) > 50
+    assert seen["replies"] > seen["frames"] / 4
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_python_beside_two_connections(seed: int, harness: Harness) -> None:
-    only(harness, "thread")
     seen = harness("threads", seed, 40_000 * _FACTOR)
-    assert min(seen[name] for name in ("ANSWERED", "COLD", "CHANGED", "NOTIFY")) > 100
+    assert min(seen[name] for name in ("ANSWERED", "COLD", "CHANGED", "NOTIFY")) > 200
