@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import gc
 import threading
 import weakref
@@ -35,6 +36,16 @@ def test_one_of_another_release_is_not_used(loop: HotLoop, monkeypatch: pytest.M
     with pytest.raises(HotLoopMissing, match="of another release: run `make setup` again"):
         HotLoop()
     assert load() is None
+
+
+def test_one_that_lacks_a_function_is_of_another_release_too(
+    loop: HotLoop,
+) -> None:
+    """The sizes alone do not tell: a function may be new."""
+    name = ctypes.util.find_library("c")
+    assert name is not None
+    with pytest.raises(HotLoopMissing, match="of another release"):
+        HotLoop(Path(name))
 
 
 def test_the_layout_is_cs(loop: HotLoop) -> None:
