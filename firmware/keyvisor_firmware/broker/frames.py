@@ -48,8 +48,11 @@ class Frames:
 
     def next(self) -> Frame:
         """The next call's code and body. Raises as `take`, and ProtocolError for a head out of bounds."""
-        head = parse_head(self.take(HEAD_LENGTH), self._limits)
-        return head.code, self.take(head.options + head.body)[head.options :]
+        self._fill(HEAD_LENGTH)
+        # The head stays in the buffer: what follows it is the rest of a frame that has begun.
+        head = parse_head(bytes(self._buffer[:HEAD_LENGTH]), self._limits)
+        before = HEAD_LENGTH + head.options
+        return head.code, self.take(before + head.body)[before:]
 
     def _fill(self, length: int) -> None:
         deadline = time.monotonic() + self._seconds if self._buffer else None

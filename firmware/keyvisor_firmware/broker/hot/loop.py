@@ -79,6 +79,9 @@ class Exchange(ctypes.Structure):
 _AN_EXCHANGE: Final = ctypes.POINTER(Exchange)
 
 
+_OF_ANOTHER_RELEASE: Final = "the compiled hot loop is of another release: run `make setup` again"
+
+
 class HotLoop:
     """The library's functions."""
 
@@ -94,7 +97,7 @@ class HotLoop:
         number, pointer, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64
         layout = _bound(quick, "kv_layout", size)
         if layout() != _LAYOUT:
-            raise HotLoopMissing("the compiled hot loop is of another release: run `make setup` again")
+            raise HotLoopMissing(_OF_ANOTHER_RELEASE)
         self.open_ = _bound(quick, "kv_open", pointer, pointer, pointer)
         self.attach = _bound(quick, "kv_attach", None, pointer, number)
         self.close = _bound(quick, "kv_close", None, pointer)
@@ -124,7 +127,9 @@ class HotLoop:
 
 
 def _bound(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    function = getattr(library, name)
+    function = getattr(library, name, None)
+    if function is None:
+        raise HotLoopMissing(_OF_ANOTHER_RELEASE)
     function.restype, function.argtypes = result, arguments
     bound: Callable[..., Any] = function
     return bound

@@ -72,7 +72,8 @@ struct world {
     u64 word[TICKETS], functions[ROWS];
     int closed[TICKETS]; /* atomic: the session has ended */
     u64 calls;           /* atomic: of the module */
-    int alone;           /* one thread does everything, so that all can be checked at any moment */
+    int alone;           /* nobody takes anything away but the module itself, so that more can be checked */
+    u64 serving;         /* threads that answer */
 };
 
 static struct world worlds[2];
@@ -94,7 +95,8 @@ static void write_to(u64 address, u64 length) { memset((void *)address, (int)dra
 
 static void change_meanwhile(struct world *w, struct ticket *t)
 {
-    require(kv_try_lock(&w->connection->lock)); /* nobody holds it while the module works */
+    if (w->serving == 1) require(kv_try_lock(&w->connection->lock)); /* nobody holds it while the module works */
+    else kv_lock(&w->connection->lock);
     if (rarely()) w->board.waiting = draw(2);
     if (rarely()) w->board.changes++;
     kv_unlock(&w->connection->lock);
@@ -288,6 +290,7 @@ static void change(struct world *w, struct ticket *t)
 static void build(struct world *w, int alone)
 {
     w->alone = alone;
+    w->serving = 1;
     w->board = (struct board){.tickets = w->order, .count = TICKETS, .most_output = 512, .most_options = 64,
                               .most_body = 1 << 19, .slow_body = draw(2) ? 1024 : 1 << 18, .frame_ns = 5000000000};
     for (u64 id = 0; id < ROWS; id++) w->functions[id] = function_of(id);
@@ -431,6 +434,7 @@ static void *application(void *given)
     for (int open = 1; open;) {
         struct pollfd p = {s->fd, (short)(POLLIN | (sent < s->length ? POLLOUT : 0)), 0};
         require(poll(&p, 1, 60000) > 0);
+        if (rarely() && rarely()) poll(NULL, 0, 2); /* nothing comes for longer than the loop waits */
         if (p.revents & POLLOUT) {
             u64 piece = draw(2) ? 1 + draw(40) : 1 + draw(1 << 16), rest = s->length - sent;
             ssize_t n = send(s->fd, s->bytes + sent, piece < rest ? piece : rest, MSG_NOSIGNAL);
@@ -480,41 +484,67 @@ static struct stream make_stream(u64 *frames)
     return (struct stream){-1, bytes, length, 1 + draw(1u << 31), 0};
 }
 
-static u64 settle(struct world *w, int outcome, struct exchange *x)
+static void settle(struct world *w, int outcome, struct exchange *x)
 {
-    if (outcome != CHANGED) return outcome == ANSWERED || outcome == NOTIFY;
+    if (outcome != CHANGED) return;
     confirm(w, x->body);
-    require(kv_send(w->connection, x) == 0);
-    return 1;
+    int failed = kv_send(w->connection, x);
+    require(failed == 0 || failed == -EPIPE); /* the other thread may have ended the connection */
 }
 
-static u64 serve(struct world *w) /* what the loop answered beyond what it answers within kv_next; ends with the stream */
+static void touch(struct world *w) /* what Python may do between two requests */
 {
-    u64 answered = 0;
+    struct ticket *t = &w->tickets[draw(TICKETS)];
+    kv_lock(&w->connection->lock);
+    if (!t->inside && rarely()) change(w, t);
+    kv_unlock(&w->connection->lock);
+    decide(w, t);
+}
+
+/* With the turn: serve.Service._answer_until_slow. 0 where the connection has ended. */
+static int read_and_answer(struct world *w)
+{
+    struct connection *c = w->connection;
     for (;;) {
-        int outcome = kv_next(w->connection);
-        struct exchange *turn = kv_turn(w->connection);
-        if (outcome < 0) return answered;
-        saw(outcome);
+        struct exchange *x, *turn = kv_turn(c);
+        int outcome = kv_next(c, &x);
+        if (outcome >= 0) saw(outcome);
+        if (x && outcome >= 0) {
+            require(outcome != SLOW && outcome != ANSWERED);
+            if (outcome == COLD) look_at((u64)x->body, x->length);
+            settle(w, outcome, x);
+        }
+        if (x) return kv_put_back(c, x), outcome >= 0;
         switch (outcome) {
-        case SLOW: {
-            struct exchange *x = kv_take(w->connection);
-            require(x);
-            int then = kv_perform(w->connection, x);
-            require(then != SLOW);
-            if (then >= 0) saw(then), answered += settle(w, then, x);
-            kv_drop(x);
-            continue;
-        }
+        case SLOW:
+            require((x = kv_take(c)));
+            kv_hand_on(c);
+            outcome = kv_perform(c, x);
+            require(outcome != SLOW);
+            if (outcome >= 0) saw(outcome), settle(w, outcome, x);
+            kv_put_back(c, x);
+            return outcome >= 0;
         case COLD: look_at((u64)turn->body, turn->length); break;
-        case NOTIFY: case CHANGED: answered += settle(w, outcome, turn); break;
-        default: return answered;
+        case NOTIFY: case CHANGED: settle(w, outcome, turn); break;
+        default: return 0;
         }
-        kv_consume(w->connection);
-        struct ticket *t = &w->tickets[draw(TICKETS)];
-        if (rarely()) change(w, t);
-        decide(w, t);
+        kv_consume(c);
+        touch(w);
+        if (rarely()) return kv_hand_on(c), 1; /* a call of Python's that may be slow */
     }
+}
+
+struct thread { struct world *world; u64 rounds, seed; };
+
+static void *serve(void *given)
+{
+    struct thread *r = given;
+    struct connection *c = r->world->connection;
+    seed = r->seed;
+    while (kv_take_turn(c) && read_and_answer(r->world)) {}
+    kv_end_turns(c);
+    shutdown(c->fd, SHUT_RDWR);
+    return NULL;
 }
 
 static void streams(u64 rounds)
@@ -533,11 +563,17 @@ static void streams(u64 rounds)
         require(setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon) == 0);
         s.fd = ends[1];
         kv_attach(w->connection, ends[0]);
-        pthread_t thread;
-        require(pthread_create(&thread, NULL, application, &s) == 0);
-        serve(w);
-        shutdown(ends[0], SHUT_RDWR);
-        pthread_join(thread, NULL);
+        kv_set_growing(w->connection, (int)draw(2));
+        pthread_t running[3];
+        struct thread servers[2];
+        u64 count = w->serving = 1 + draw(2);
+        require(pthread_create(&running[2], NULL, application, &s) == 0);
+        for (u64 i = 0; i < count; i++) {
+            servers[i] = (struct thread){w, 0, 1 + draw(1u << 31)};
+            require(pthread_create(&running[i], NULL, serve, &servers[i]) == 0);
+        }
+        for (u64 i = 0; i < count; i++) pthread_join(running[i], NULL);
+        pthread_join(running[2], NULL);
         require(s.replies <= frames);
         replies += s.replies;
         asked += frames;
@@ -550,8 +586,6 @@ static void streams(u64 rounds)
 }
 
 /* --- Python beside it */
-
-struct thread { struct world *world; u64 rounds, seed; };
 
 static void *read_on(void *given)
 {
