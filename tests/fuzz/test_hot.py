@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,16 @@ from .targets import hot
 
 
 @pytest.mark.skipif(load() is None, reason="the compiled hot loop is not built")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=1200))
 def test_hot(data: bytes) -> None:
     hot(data)
+
+
+@pytest.mark.skipif(load() is None, reason="the compiled hot loop is not built")
+@pytest.mark.parametrize("seed", range(10))
+def test_hot_at_length(seed: int) -> None:
+    """Longer than what Hypothesis tries, and with less of it the same."""
+    seeded = random.Random(seed)  # noqa: S311 - no secret: the same bytes each time
+    for _ in range(15):
+        hot(seeded.randbytes(1200))

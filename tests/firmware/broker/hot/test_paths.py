@@ -206,6 +206,21 @@ def test_what_began_ends_alike(pair: Pair, session: int, key: int) -> None:
     assert set(pair.by_loop) >= {f"C_{name}{how}" for name in begin for how in ("Init", "", "Final")}
 
 
+@pytest.mark.parametrize("name", ["C_SignInit", "C_DecryptInit"])
+def test_whether_it_takes_long_is_known_on_either_path(name: str, pair: Pair, session: int, key: int) -> None:
+    """`heavy` of both sides is compared after each call."""
+    quick, slow, other = (
+        body(begin, session, pair.mechanism(type_), key)
+        for begin, type_ in ((name, CKM.AES_ECB), (name, CKM.RSA_PKCS), ("C_VerifyInit", CKM.AES_ECB))
+    )
+    ticket = pair.compiled.applications[0].connection.handles.session(session).ticket
+    for _ in range(3):
+        for content, heavy in ((slow, True), (other, True), (quick, False), (other, False)):
+            while pair.hot(content)[:4] == bytes(4):  # the fake module fails now and then
+                pass
+            assert ticket.heavy is heavy
+
+
 def test_a_logout_ends_what_began_on_either_path(pair: Pair, session: int, key: int) -> None:
     for _ in range(4):
         pair.hot(body("C_EncryptInit", session, pair.mechanism(CKM.AES_ECB), key))
