@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "setup.sh"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 def _programs(directory: Path, *names: str) -> str:
@@ -20,9 +20,8 @@ def _programs(directory: Path, *names: str) -> str:
 
 
 def test_what_is_missing_is_said_in_one_line_where_there_is_no_apt(tmp_path: Path) -> None:
-    """A copy of the script, so that it sets up nothing here."""
-    (tmp_path / "scripts").mkdir()
-    script = shutil.copy(SCRIPT, tmp_path / "scripts")
+    """A copy of the scripts, so that nothing is set up here."""
+    script = shutil.copytree(SCRIPTS, tmp_path / "scripts") / "setup.sh"
     path = _programs(tmp_path / "bin", "bash", "dirname", "id", "python3")
     done = subprocess.run(
         ["bash", script], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False

@@ -90,6 +90,7 @@ def served_again(guest: Guest) -> Peer:
     return peer
 
 
+@pytest.mark.usefixtures("path")  # which the machines are asked for by name below
 @pytest.mark.parametrize("crash", [by_its_module, by_signal_11])
 def test_a_crash_costs_its_guest_a_moment_and_others_nothing(
     crash: Crash, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
