@@ -6,13 +6,22 @@
     ├── CannotDecrypt      no key slot for this host key, or slot or request are not as they were made
     ├── Unbuildable        what was asked for cannot be put into a request
     └── HostKeyUnusable    not a host-key document, or not with the kind of key that requests need
+        └── HostKeyUntrusted   nobody that is trusted vouches for it, or not any more
 
 No error's text holds a byte of a secret.
 """
 
 from __future__ import annotations
 
-__all__ = ["CannotDecrypt", "HostKeyUnusable", "Malformed", "Truncated", "Unbuildable", "WireError"]
+__all__ = [
+    "CannotDecrypt",
+    "HostKeyUntrusted",
+    "HostKeyUnusable",
+    "Malformed",
+    "Truncated",
+    "Unbuildable",
+    "WireError",
+]
 
 
 class WireError(Exception):
@@ -37,3 +46,7 @@ class Unbuildable(WireError):
 
 class HostKeyUnusable(WireError):
     """Not a host-key document, or not with the kind of key that requests need."""
+
+
+class HostKeyUntrusted(HostKeyUnusable):
+    """Nobody that is trusted vouches for the host-key document, or not any more."""
