@@ -18,7 +18,7 @@ from keyvisor_firmware.broker.gatekeeper import Gatekeepers
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.doors.doors import Doors
 from keyvisor_firmware.firmware import Firmware
-from keyvisor_firmware.guests.host_key import host_key
+from keyvisor_firmware.guests.host_key import host_keys
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.database import Database
@@ -61,7 +61,7 @@ def _firmware(
     token = OperatorToken.open(directory.operator_token, module)
     open_parts.callback(token.close)
     with database.transaction() as records:
-        key = host_key(records, token, _now())
+        keys = host_keys(records, token, _now)
     firmware = Firmware(
         database=database,
         hsms=Hsms(config.inventory, token),
@@ -73,8 +73,8 @@ def _firmware(
             limits=config.broker_limits,
             guest_limits=config.guest_broker_limits,
         ),
-        host_key=key,
-        secret_stores=SecretStores(token, key, config.limits.association_secrets),
+        host_keys=keys,
+        secret_stores=SecretStores(token, keys, config.limits.association_secrets),
         audit=Audit(_now, log),
         randomness=os.urandom,
         limits=config.limits,

@@ -28,7 +28,7 @@ from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
-from keyvisor_firmware.guests.host_key import HostKey
+from keyvisor_firmware.guests.host_key import Documents, HostKeys, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.measuring import new_instance
 from keyvisor_firmware.guests.register import Register
@@ -58,14 +58,14 @@ class Firmware:
         database: Database,
         hsms: Hsms,
         gates: Gates,
-        host_key: HostKey,
+        host_keys: HostKeys,
         secret_stores: SecretStores,
         audit: Audit,
         randomness: Callable[[int], bytes],
         limits: Limits,
     ) -> None:
         self._hsms = hsms
-        self._host_key = host_key
+        self._host_keys = host_keys
         self._stores = secret_stores
         self._audit = audit
         self._randomness = randomness
@@ -106,7 +106,9 @@ class Firmware:
 
     def start_guest(self, name: str, image: bytes) -> Instance:
         """Start a guest from its definition's content. Raises Conflict."""
-        instance = new_instance(name, image, self._audit.now(), self._randomness)
+        instance = new_instance(
+            name, image, self._audit.now(), self._randomness, self._host_keys.ring.current.hash
+        )
         with self._commands.alone():
             with self._commands.command("start guest", name, instance=instance.id) as work:
                 self._require_room()
@@ -165,8 +167,13 @@ class Firmware:
         return tuple(HsmView(dataclasses.replace(self._hsms.query(apqn), mkvp=None)) for apqn in self._hsms)
 
     def host_key_certificate(self) -> str:
-        """The host key's certificate, PEM."""
-        return self._host_key.certificate
+        """The current host key's document, PEM."""
+        return self._host_keys.ring.current.certificate
+
+    def host_key_documents(self) -> Documents:
+        """The documents of the host keys, and who vouches for them."""
+        with self._commands.reading() as records:
+            return self._host_keys.documents(records)
 
     # --- the operator's
 
@@ -181,6 +188,30 @@ class Firmware:
         """The newest entries of the audit log, oldest first."""
         with self._commands.reading() as records:
             return records.events(self._limits.audit_entries)
+
+    def issued_host_keys(self) -> tuple[IssuedDocument, ...]:
+        """Every host-key document that was issued, oldest first."""
+        with self._commands.reading() as records:
+            return self._host_keys.issued(records)
+
+    def host_key_root(self) -> str:
+        """The root CA's certificate, PEM."""
+        return self._host_keys.ring.root.certificate
+
+    def rotate_host_key(self) -> None:
+        """Make a new current host key; the present one becomes the backup, and the backup is gone.
+
+        What was made for the backup does not open any more. The stores of guests that run take the new keys.
+        """
+        with self._commands.alone():
+            with self._commands.command("rotate host key", None) as work:
+                ring = self._host_keys.rotated(work.records)
+            self._host_keys.become(ring)
+
+    def revoke_host_key(self, serial: str) -> None:
+        """Put a host-key document (its serial number, hex) on the revocation list. Raises NotFound, Conflict."""
+        with self._commands.command("revoke host key", None, serial=serial) as work:
+            self._host_keys.revoke(work.records, serial, self._audit.now())
 
     # --- a guest's own: all raise NotFound once it is stopped
 

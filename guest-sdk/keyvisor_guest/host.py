@@ -62,3 +62,10 @@ class Host:
     def host_key_document(self) -> bytes:
         """The host key's certificate, PEM: what an owner encrypts for."""
         return self._door.call("host_key", messages.HostKeyDocument).pem.encode()
+
+    def host_keys(self) -> messages.HostKeyDocuments:
+        """Host-key documents, current and backup, and what an owner verifies them by.
+
+        They come from the host: an owner compares the root CA's fingerprint with what the operator says.
+        """
+        return self._door.call("host_keys", messages.HostKeyDocuments)

@@ -15,7 +15,7 @@ from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.firmware import Firmware
-from keyvisor_firmware.guests.host_key import host_key
+from keyvisor_firmware.guests.host_key import HostKey, host_keys
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.database import Database
@@ -75,6 +75,7 @@ class Machine:
         self.config = config
         self.log = Log()
         self.randomness: Callable[[int], bytes] = os.urandom
+        self.now = NOON
         self.up()
 
     def up(self, config: Config | None = None) -> None:
@@ -83,13 +84,13 @@ class Machine:
         self.gates = Gates()
         self.database = Database.open(self.path)
         with self.database.transaction() as records:
-            self.host_key = host_key(records, self.token, NOON)
+            self.host_keys = host_keys(records, self.token, lambda: self.now)
         self.firmware = Firmware(
             database=self.database,
             hsms=Hsms(self.config.inventory, self.token),
             gates=self.gates,
-            host_key=self.host_key,
-            secret_stores=SecretStores(self.token, self.host_key, self.config.limits.association_secrets),
+            host_keys=self.host_keys,
+            secret_stores=SecretStores(self.token, self.host_keys, self.config.limits.association_secrets),
             audit=Audit(lambda: NOON, self.log),
             randomness=lambda length: self.randomness(length),
             limits=self.config.limits,
@@ -100,6 +101,11 @@ class Machine:
         """What a crash and a new start leave: the database, and nothing else."""
         self.database.close()
         self.up(config)
+
+    @property
+    def host_key(self) -> HostKey:
+        """The current host key."""
+        return self.host_keys.ring.current
 
     # --- short ways
 

@@ -148,6 +148,16 @@ class HostDoor:
     def host_key(self) -> Message:
         return messages.HostKeyDocument(pem=PEM)
 
+    def host_keys(self) -> Message:
+        return messages.HostKeyDocuments(
+            current=PEM,
+            backup=PEM.replace("AAAA", "BBBB"),
+            signing=PEM.replace("AAAA", "CCCC"),
+            root=PEM.replace("AAAA", "DDDD"),
+            revocations=PEM.replace("CERTIFICATE", "X509 CRL"),
+            hashes=["0a" * 32, "0b" * 32, *["00" * 32] * 13],
+        )
+
     def _guest(self, name: str) -> messages.Guest:
         if name not in self._story.guests:
             raise refuse(404, "http", 404, f"no guest `{name}`: `keyvisor host list` shows those there are")

@@ -1,11 +1,13 @@
-"""`keyvisor hsm`: the operator's look at the cards."""
+"""`keyvisor hsm`: the operator's look at the cards, and the host keys."""
 
 from __future__ import annotations
 
+from keyvisor_firmware.cli import host_key
 from keyvisor_firmware.cli.options import JsonOption, StateOption
 from keyvisor_policy.terminal import verb
 
 app = verb("Look at the emulated cards.", group=True)
+app.add_typer(host_key.app, name="host-key")
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""The operator's side of the operator's door: one GET, and its answer checked. Knows no verb."""
+"""The operator's side of the operator's door: one request, and its answer checked. Knows no verb."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from keyvisor_firmware.errors import FirmwareError
-from keyvisor_guest.wire.messages import OPERATOR_ROUTES, Message, Problem
+from keyvisor_guest.wire.messages import OPERATOR_ROUTES, Message, Problem, Route
 
 MAX_ANSWER: Final = 1 << 27  # bytes: an audit log as long as the configuration allows
 _SECONDS: Final = 30.0
@@ -22,10 +22,10 @@ class DoorUnusable(FirmwareError):
     """Nobody answers at the operator's door, or not as they should."""
 
 
-def ask(path: Path, name: str, answer: type[_Answer]) -> _Answer:
+def ask(path: Path, name: str, answer: type[_Answer], body: Message | None = None) -> _Answer:
     """Call the route called `name` of the door at `path`. Raises DoorUnusable."""
     route = next(route for route in OPERATOR_ROUTES if route.name == name)
-    status, text = _get(path, route.path)
+    status, text = _request(path, route, None if body is None else body.model_dump_json().encode())
     try:
         if status == 200:
             return answer.model_validate_json(text)
@@ -36,10 +36,10 @@ def ask(path: Path, name: str, answer: type[_Answer]) -> _Answer:
         ) from None
 
 
-def _get(path: Path, target: str) -> tuple[int, bytes]:
+def _request(path: Path, route: Route, body: bytes | None) -> tuple[int, bytes]:
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", target)
+        connection.request(route.method, route.path, body)
         response = connection.getresponse()
         text = response.read(MAX_ANSWER + 1)
     except (FileNotFoundError, ConnectionRefusedError):

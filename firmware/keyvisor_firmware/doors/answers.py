@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from keyvisor_firmware.guests.host_key import Documents, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import Entry
 from keyvisor_firmware.state.records import Event
@@ -48,6 +54,35 @@ def identity(instance: Instance) -> messages.Identity:
         tld=measured.tld.hex(),
         header_tag=measured.header_tag.hex(),
         cuid=instance.cuid.hex(),
+    )
+
+
+def host_key_documents(documents: Documents) -> messages.HostKeyDocuments:
+    """For the host, who hands them on to owners."""
+    return messages.HostKeyDocuments(
+        current=documents.current,
+        backup=documents.backup,
+        signing=documents.signing,
+        root=documents.root,
+        revocations=documents.revocations,
+        hashes=[one.hex() for one in documents.hashes],
+    )
+
+
+def issued_host_keys(issued: Sequence[IssuedDocument], root: str) -> messages.IssuedHostKeys:
+    """For the operator."""
+    return messages.IssuedHostKeys(
+        documents=[
+            messages.IssuedHostKey(
+                serial=one.serial,
+                use=one.use.value,
+                hash=one.hash.hex(),
+                expires=one.expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
+                revoked=one.revoked,
+            )
+            for one in issued
+        ],
+        root_fingerprint=x509.load_pem_x509_certificate(root.encode()).fingerprint(hashes.SHA256()).hex(),
     )
 
 

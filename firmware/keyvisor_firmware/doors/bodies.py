@@ -18,6 +18,7 @@ from keyvisor_guest.wire.messages import (
     Associate,
     Message,
     PolicyText,
+    RevokeHostKey,
     StartGuest,
 )
 
@@ -39,6 +40,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     PolicyText: 6 * MAX_POLICY + _ROOM,
     ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
     Associate: _ROOM,
+    RevokeHostKey: _ROOM,
 }
 
 

@@ -74,3 +74,6 @@ class HostHandlers:
 
     def host_key(self) -> messages.HostKeyDocument:
         return messages.HostKeyDocument(pem=self._firmware.host_key_certificate())
+
+    def host_keys(self) -> messages.HostKeyDocuments:
+        return answers.host_key_documents(self._firmware.host_key_documents())

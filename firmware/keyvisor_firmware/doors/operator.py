@@ -1,4 +1,6 @@
-"""The operator's door: a method per row of OPERATOR_ROUTES. The only one that shows every HSM's MKVP and holder."""
+"""The operator's door: a method per row of OPERATOR_ROUTES. The only one that shows every HSM's MKVP and holder, and
+that changes host keys.
+"""
 
 from __future__ import annotations
 
@@ -18,3 +20,14 @@ class OperatorHandlers:
 
     def audit(self) -> messages.AuditLog:
         return messages.AuditLog(entries=[answers.audit_entry(event) for event in self._firmware.audit_log()])
+
+    def issued_host_keys(self) -> messages.IssuedHostKeys:
+        return answers.issued_host_keys(self._firmware.issued_host_keys(), self._firmware.host_key_root())
+
+    def rotate_host_key(self) -> messages.IssuedHostKeys:
+        self._firmware.rotate_host_key()
+        return self.issued_host_keys()
+
+    def revoke_host_key(self, body: messages.RevokeHostKey) -> messages.IssuedHostKeys:
+        self._firmware.revoke_host_key(body.serial)
+        return self.issued_host_keys()

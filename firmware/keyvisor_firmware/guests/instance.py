@@ -15,7 +15,8 @@ InstanceId = NewType("InstanceId", str)
 class Instance:
     """A guest's name is used again; its instance id and its CUID (16 random bytes) never are.
 
-    `started` is ISO 8601, UTC.
+    `started` is ISO 8601, UTC. `host_key_hash` (32 bytes) names the host key that the image was opened with; zeros
+    where none was.
     """
 
     id: InstanceId
@@ -23,3 +24,4 @@ class Instance:
     cuid: bytes
     identity: BootIdentity
     started: str
+    host_key_hash: bytes = bytes(32)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keyvisor_firmware.errors import StateUnusable
-from keyvisor_firmware.guests.host_key import HostKey, Sealer
+from keyvisor_firmware.guests.host_key import HostKeys, Sealer
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import SecretStore, StateBroken, StoreState, decode_state, encode_state
 from keyvisor_firmware.state.records import Records
@@ -21,9 +21,9 @@ _CONTEXT: Final = b"keyvisor secret store of instance "
 class SecretStores:
     """Makes, seals and opens stores. `max_secrets` is each store's room for association secrets."""
 
-    def __init__(self, sealer: Sealer, host_key: HostKey, max_secrets: int) -> None:
+    def __init__(self, sealer: Sealer, host_keys: HostKeys, max_secrets: int) -> None:
         self._sealer = sealer
-        self._host_key = host_key
+        self._host_keys = host_keys
         self._max_secrets = max_secrets
 
     def kept(self, records: Records, guest: Instance) -> SecretStore:
@@ -44,7 +44,7 @@ class SecretStores:
         return SecretStore(
             identity=guest.identity,
             cuid=guest.cuid,
-            host_keys=[self._host_key.private],
+            host_keys=self._host_keys.private,
             state=state,
             commit=commit,
             max_association_secrets=self._max_secrets,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from sqlalchemy import Connection, Insert, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -21,6 +20,7 @@ from keyvisor_firmware.state.schema import (
     AUDIT,
     BINDINGS,
     GUESTS,
+    HOST_KEY_DOCUMENTS,
     HOST_KEYS,
     POLICIES,
     SECRET_STORES,
@@ -29,8 +29,6 @@ from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn
-
-_HOST_KEY: Final = "host-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +52,20 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class HostKeyRow:
-    """The host key: its private part sealed, its certificate PEM."""
+    """A host key, or a key of the CA that vouches for it: its private part sealed, its certificate PEM."""
 
+    name: str
     sealed: bytes
     certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeyDocumentRow:
+    """A host-key document that was issued: its serial number (hex), its PEM, and when it was revoked (ISO 8601, UTC)."""
+
+    serial: str
+    certificate: str
+    revoked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Records:
                 cuid=guest.cuid,
                 identity=guest.identity.encode(),
                 started=guest.started,
+                host_key_hash=guest.host_key_hash,
             )
         )
 
@@ -166,16 +175,33 @@ class Records:
         row = self._connection.execute(select(POLICIES).where(POLICIES.c.instance == instance)).one_or_none()
         return None if row is None else PolicyRow(row.source, row.text)
 
-    # --- the host key
+    # --- the host keys
 
     def put_host_key(self, key: HostKeyRow) -> None:
-        """Keep the host key. Raises RowTaken where there is one."""
-        self._insert(insert(HOST_KEYS).values(name=_HOST_KEY, sealed=key.sealed, certificate=key.certificate))
+        """Keep a key under its name; another one of that name is gone."""
+        self._connection.execute(delete(HOST_KEYS).where(HOST_KEYS.c.name == key.name))
+        self._insert(insert(HOST_KEYS).values(name=key.name, sealed=key.sealed, certificate=key.certificate))
 
-    def host_key(self) -> HostKeyRow | None:
-        """The host key, if it was made."""
-        row = self._connection.execute(select(HOST_KEYS).where(HOST_KEYS.c.name == _HOST_KEY)).one_or_none()
-        return None if row is None else HostKeyRow(row.sealed, row.certificate)
+    def host_keys(self) -> dict[str, HostKeyRow]:
+        """The keys that were made, by their names."""
+        rows = self._connection.execute(select(HOST_KEYS).order_by(HOST_KEYS.c.name))
+        return {row.name: HostKeyRow(row.name, row.sealed, row.certificate) for row in rows}
+
+    def add_host_key_document(self, document: HostKeyDocumentRow) -> None:
+        """Remember that a document was issued. Raises RowTaken for a serial number that there is."""
+        self._insert(
+            insert(HOST_KEY_DOCUMENTS).values(serial=document.serial, certificate=document.certificate)
+        )
+
+    def revoke_host_key_document(self, serial: str, at: str) -> None:
+        """The document does not hold any more since `at`."""
+        here = HOST_KEY_DOCUMENTS.c.serial == serial
+        self._connection.execute(update(HOST_KEY_DOCUMENTS).where(here).values(revoked=at))
+
+    def host_key_documents(self) -> tuple[HostKeyDocumentRow, ...]:
+        """Every document that was issued, oldest first."""
+        rows = self._connection.execute(select(HOST_KEY_DOCUMENTS).order_by(HOST_KEY_DOCUMENTS.c.number))
+        return tuple(HostKeyDocumentRow(row.serial, row.certificate, row.revoked) for row in rows)
 
     # --- the audit log
 
@@ -208,7 +234,7 @@ def _instance(row: Row[tuple[object, ...]]) -> Instance:
     cursor = Cursor(row.identity)
     identity = BootIdentity.read(cursor)
     cursor.end()
-    return Instance(InstanceId(row.instance), row.name, row.cuid, identity, row.started)
+    return Instance(InstanceId(row.instance), row.name, row.cuid, identity, row.started, row.host_key_hash)
 
 
 def _binding(row: Row[tuple[object, ...]]) -> Binding:

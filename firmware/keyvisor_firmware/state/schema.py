@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 METADATA: Final = MetaData()
 
@@ -30,6 +30,7 @@ GUESTS: Final = Table(
     Column("cuid", LargeBinary(16), unique=True, nullable=False),
     Column("identity", LargeBinary(208), nullable=False),
     Column("started", String(32), nullable=False),
+    Column("host_key_hash", LargeBinary(32), nullable=False),
 )
 
 ATTACHMENTS: Final = Table(
@@ -59,12 +60,23 @@ POLICIES: Final = Table(
     Column("text", Text, nullable=False),
 )
 
+# The private keys that there are: current and backup host key, and those of the test CA.
 HOST_KEYS: Final = Table(
     "host_keys",
     METADATA,
     Column("name", String(16), primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
     Column("certificate", Text, nullable=False),
+)
+
+# Every host-key document that was ever issued, by its serial number (hex); `revoked` is the time of it, if it was.
+HOST_KEY_DOCUMENTS: Final = Table(
+    "host_key_documents",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("serial", String(40), unique=True, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("revoked", String(32)),
 )
 
 # Rows are only ever added: no code changes or deletes one, and none hangs on a guest.

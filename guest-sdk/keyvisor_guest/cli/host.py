@@ -123,3 +123,46 @@ def host_key(
         sys.stdout.write(document.decode())
     else:
         output.write_bytes(document)
+
+
+# What an owner verifies a host by, as files: the name of each, and the message's field.
+DOCUMENT_FILES = {
+    "host-key.crt": "current",
+    "host-key-backup.crt": "backup",
+    "signing-key.crt": "signing",
+    "root-ca.crt": "root",
+    "signing-key.crl": "revocations",
+}
+
+
+@app.command("host-keys")
+def host_keys(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            file_okay=False,
+            help="Write all documents there, as PEM files; what is there under their names is replaced.",
+        ),
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """All host-key documents (current and backup), and what owners verify them by: signing key, root CA, CRL.
+
+    Compare the root CA's fingerprint with that of `keyvisor hsm host-key list`: these files come from the host.
+    """
+    documents = _host(state).host_keys().model_dump(mode="json")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, field in DOCUMENT_FILES.items():
+            (output / name).write_text(documents[field], encoding="ascii")
+    used = ("current", "backup")
+    show(
+        documents,
+        ("host key", "SHA-256 of its public key"),
+        list(zip(used, documents["hashes"], strict=False)),
+        as_json=as_json,
+    )

@@ -12,6 +12,15 @@ from typing import Annotated, Final
 
 import typer
 
+from keyvisor_guest.cli.host_key_options import (
+    CertsOption,
+    CrlsOption,
+    HostKeysOption,
+    NoVerifyOption,
+    OfflineOption,
+    RootCaOption,
+    verified_owner,
+)
 from keyvisor_guest.cli.options import JsonOption
 from keyvisor_guest.cli.owner_files import (
     association_yaml,
@@ -21,7 +30,6 @@ from keyvisor_guest.cli.owner_files import (
     write_private,
     yaml_file_name,
 )
-from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.asrcb import parse
 from keyvisor_guest.wire.asrcb_layout import (
     ANY_INSTANCE,
@@ -31,7 +39,7 @@ from keyvisor_guest.wire.asrcb_layout import (
     ControlBlock,
     Flag,
 )
-from keyvisor_guest.wire.errors import HostKeyUnusable, Malformed
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.secret_kinds import KINDS
 from keyvisor_policy.terminal import print_json, verb
 
@@ -53,17 +61,6 @@ def _cuid(text: str | None) -> str | None:
     return digits
 
 
-HostKeysOption = Annotated[
-    list[Path],
-    _input(
-        "-k",
-        "--host-key-document",
-        text="A certificate of a host that shall read the request; can be repeated.",
-    ),
-]
-NoVerifyOption = Annotated[
-    bool, typer.Option("--no-verify", help="Take the host-key documents without checking who made them.")
-]
 IdentityOption = Annotated[
     Path, _input("--identity", text="The guest's boot identity, from `keyvisor owner identity`.")
 ]
@@ -95,6 +92,10 @@ def association(
     host_key_documents: HostKeysOption,
     identity: IdentityOption,
     output: OutputOption,
+    certs: CertsOption = None,
+    crls: CrlsOption = None,
+    root_ca: RootCaOption = None,
+    offline: OfflineOption = False,
     no_verify: NoVerifyOption = False,
     cuid: CuidOption = None,
     extension_secret: ExtensionOption = None,
@@ -119,7 +120,7 @@ def association(
     force: ForceOption = False,
 ) -> None:
     """Make a request that adds an association secret; name and id go to NAME.yaml beside it."""
-    made = _owner(host_key_documents, no_verify=no_verify).association_request(
+    made = verified_owner(host_key_documents, certs, crls, root_ca, no_verify).association_request(
         name,
         read_identity(identity),
         cuid=_from_hex(cuid),
@@ -142,6 +143,10 @@ def meta(
     host_key_documents: HostKeysOption,
     identity: IdentityOption,
     output: OutputOption,
+    certs: CertsOption = None,
+    crls: CrlsOption = None,
+    root_ca: RootCaOption = None,
+    offline: OfflineOption = False,
     no_verify: NoVerifyOption = False,
     cuid: CuidOption = None,
     extension_secret: ExtensionOption = None,
@@ -150,33 +155,13 @@ def meta(
     force: ForceOption = False,
 ) -> None:
     """Make a request that adds no secret: it fixes the extension secret and sets flags."""
-    made = _owner(host_key_documents, no_verify=no_verify).meta_request(
+    made = verified_owner(host_key_documents, certs, crls, root_ca, no_verify).meta_request(
         read_identity(identity),
         cuid=_from_hex(cuid),
         **_extension(extension_secret, cck),
         flags=flags or (),
     )
     write_private([(output, made.data)], force=force)
-
-
-def _owner(documents: list[Path], *, no_verify: bool) -> Owner:
-    if not no_verify:
-        raise HostKeyUnusable(
-            "this release cannot check who made a host-key document: "
-            "give --no-verify, and compare the hash that it prints with the operator's"
-        )
-    owner = Owner(documents)
-    print(
-        "warning: host-key documents are NOT verified: not their signature, not their validity, not their "
-        "revocation; whoever made them can read this request",
-        file=sys.stderr,
-    )
-    for path, key_hash in zip(documents, owner.host_key_hashes, strict=True):
-        print(
-            f"warning: `{path}` has the host key {key_hash.hex()}: compare it with the operator's",
-            file=sys.stderr,
-        )
-    return owner
 
 
 def _extension(extension_secret: Path | None, cck: Path | None) -> dict[str, bytes | None]:

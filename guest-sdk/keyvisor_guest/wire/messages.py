@@ -107,6 +107,43 @@ class HostKeyDocument(Message):
     pem: str
 
 
+class HostKeyDocuments(Message):
+    """What owners verify a host by, PEM: host-key documents, signing key, root CA, the signing key's revocation list.
+
+    `hashes` are the 15 that Query Keys answers (formats, C.1), hex: current, backup, and zeros.
+    """
+
+    current: str
+    backup: str
+    signing: str
+    root: str
+    revocations: str
+    hashes: Annotated[list[Annotated[str, Field(pattern=HEX_32)]], Field(min_length=15, max_length=15)]
+
+
+class IssuedHostKey(Message):
+    """A host-key document for the operator. `serial` is hex; the key of a retired one is gone."""
+
+    serial: str
+    use: Literal["current", "backup", "retired"]
+    hash: Annotated[str, Field(pattern=HEX_32)]
+    expires: str
+    revoked: str | None
+
+
+class IssuedHostKeys(Message):
+    """Every host-key document, oldest first; `root_fingerprint` is SHA-256 of the root CA's certificate, hex."""
+
+    documents: list[IssuedHostKey]
+    root_fingerprint: Annotated[str, Field(pattern=HEX_32)]
+
+
+class RevokeHostKey(Message):
+    """`serial` is the document's serial number, hex."""
+
+    serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
+
+
 class Associate(Message):
     """Exactly one of `secret` (its name) and `secret_id` is given."""
 
@@ -225,6 +262,14 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),
     Route("GET", "/hsms", "list_hsms", "the HSMs of this machine", None, HsmList),
     Route("GET", "/host-key", "host_key", "the host key's certificate, for owners", None, HostKeyDocument),
+    Route(
+        "GET",
+        "/host-keys",
+        "host_keys",
+        "all host-key documents, and what owners verify them by",
+        None,
+        HostKeyDocuments,
+    ),
 )
 
 GUEST_ROUTES: tuple[Route, ...] = (
@@ -271,6 +316,30 @@ GUEST_ROUTES: tuple[Route, ...] = (
 OPERATOR_ROUTES: tuple[Route, ...] = (
     Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HeldHsmList),
     Route("GET", "/audit", "audit", "the audit log, oldest first", None, AuditLog),
+    Route(
+        "GET",
+        "/host-keys",
+        "issued_host_keys",
+        "every host-key document that was issued",
+        None,
+        IssuedHostKeys,
+    ),
+    Route(
+        "POST",
+        "/host-keys/rotate",
+        "rotate_host_key",
+        "make a new host key; the present one becomes the backup",
+        None,
+        IssuedHostKeys,
+    ),
+    Route(
+        "POST",
+        "/host-keys/revoke",
+        "revoke_host_key",
+        "put a host-key document on the revocation list",
+        RevokeHostKey,
+        IssuedHostKeys,
+    ),
 )
 
 DOORS = {"host": HOST_ROUTES, "guest": GUEST_ROUTES, "operator": OPERATOR_ROUTES}

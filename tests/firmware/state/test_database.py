@@ -12,7 +12,13 @@ from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.errors import RowTaken, StateForeign, StateUnusable
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.database import Database
-from keyvisor_firmware.state.records import Binding, Event, HostKeyRow, PolicyRow
+from keyvisor_firmware.state.records import (
+    Binding,
+    Event,
+    HostKeyDocumentRow,
+    HostKeyRow,
+    PolicyRow,
+)
 from keyvisor_firmware.state.schema import METADATA, SCHEMA
 from keyvisor_guest.wire.boot_identity import measure
 from keyvisor_guest.wire.secret_ids import id_from_name
@@ -58,7 +64,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         records.put_policy(first.id, PolicyRow("p.yaml", "version: 1"))
         records.put_policy(first.id, PolicyRow("q.yaml", "version: 2"))
         records.put_secret_store(first.id, b"sealed")
-        records.put_host_key(HostKeyRow(b"sealed too", "PEM"))
+        records.put_host_key(HostKeyRow("current", b"older", "PEM"))
+        records.put_host_key(HostKeyRow("current", b"sealed too", "PEM"))
+        for serial in ("7f", "01"):
+            records.add_host_key_document(HostKeyDocumentRow(serial, "PEM"))
+        with pytest.raises(RowTaken):
+            records.add_host_key_document(HostKeyDocumentRow("7f", "another"))
+        records.revoke_host_key_document("01", "now")
         for number in range(3):
             records.add_event(Event(f"at {number}", None, "event", {"key": "välue"}))
     database.close()
@@ -71,7 +83,11 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert records.policy(first.id) == PolicyRow("q.yaml", "version: 2")
         assert records.policy(second.id) is None
         assert records.secret_store(first.id) == b"sealed"
-        assert records.host_key() == HostKeyRow(b"sealed too", "PEM")
+        assert records.host_keys() == {"current": HostKeyRow("current", b"sealed too", "PEM")}
+        assert records.host_key_documents() == (
+            HostKeyDocumentRow("7f", "PEM"),
+            HostKeyDocumentRow("01", "PEM", "now"),
+        )
         assert [event.at for event in records.events(2)] == ["at 1", "at 2"]
         assert records.events(9)[0].detail == {"key": "välue"}
     database.close()

@@ -78,3 +78,23 @@ def test_the_state_may_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("KEYVISOR_STATE", str(firmware.state))
     assert keyvisor("host", "list").code == 0
+
+
+def test_the_host_keys_and_what_vouches_for_them(
+    host: Callable[..., Any], firmware: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "keys" / "of the host"
+    lines = host("host-keys", "-o", str(folder)).out.splitlines()
+    assert lines[1].split() == ["current", "0a" * 32]
+    assert lines[2].split() == ["backup", "0b" * 32]
+    assert len(lines) == 3
+    told = json.loads(host("host-keys", "--json").out)
+    assert len(told["hashes"]) == 15
+    written = {path.name: path.read_text() for path in folder.iterdir()}
+    assert written == {
+        "host-key.crt": told["current"],
+        "host-key-backup.crt": told["backup"],
+        "signing-key.crt": told["signing"],
+        "root-ca.crt": told["root"],
+        "signing-key.crl": told["revocations"],
+    }
