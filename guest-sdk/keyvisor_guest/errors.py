@@ -8,6 +8,7 @@
     ├── DoorBroken               the answer broke off, came too late, or is no message of the door
     ├── Refused                  the firmware said no (carries the code for programs and the findings for people)
     ├── PlanUnmet                a policy has rules that no HSM meets (carries the plan)
+    ├── PersonalizationFailed    a request of the user's was refused, or did not come (carries what became of each)
     ├── ClientUnusable           the stock PKCS#11 client is missing, or serves another guest in this process
     └── CommandUnusable          a program that the command was to run, or a verb's own parts, cannot be loaded
 
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keyvisor_guest.personalization.personalizing import Outcome
     from keyvisor_policy import Plan
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "DoorClosed",
     "NameInvalid",
     "NotRunning",
+    "PersonalizationFailed",
     "PlanUnmet",
     "Refused",
     "SdkError",
@@ -86,6 +89,17 @@ class PlanUnmet(SdkError):
         self.plan = plan
         self.reasons = tuple(reasons)
         self.applied = applied
+
+
+class PersonalizationFailed(SdkError):
+    """A request of the user's was refused, or did not come. The store is not locked. `outcomes`: each that came."""
+
+    def __init__(self, outcomes: Sequence[Outcome], problems: Sequence[str]) -> None:
+        super().__init__(
+            "\n".join([*problems, "the secret store is not locked: hand in what is missing, and try again"])
+        )
+        self.outcomes = tuple(outcomes)
+        self.problems = tuple(problems)
 
 
 class ClientUnusable(SdkError):

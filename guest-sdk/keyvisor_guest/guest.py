@@ -6,7 +6,7 @@ Knows the door's messages; what a policy means is the policy package's, and whet
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from keyvisor_guest.wire.messages import GUEST_ROUTES, MAX_REQUEST, Done
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library
 
+    from keyvisor_guest.personalization import Description, Named, Personalized
     from keyvisor_policy import Plan, Policy
 
 __all__ = ["Guest", "Refusals", "Secrets"]
@@ -110,6 +111,35 @@ class Guest:
             if (refused.kind, refused.code) == ("http", _NOT_FOUND):
                 return None
             raise
+
+    def personalize(
+        self,
+        requests: Sequence[Named],
+        user_key: bytes,
+        *,
+        contents: Iterable[bytes] = (),
+        description: Description | None = None,
+        root: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> Personalized:
+        """Make this guest its user's: take their requests, lock the store, furnish the guest.
+
+        `requests` are (name, bytes) in order, whoever brought them; `user_key` is the user's certificate or public
+        key, PEM or DER. Raises PersonalizationFailed. (personalization/personalizing.py)
+        """
+        from keyvisor_guest.personalization import personalize
+
+        return personalize(
+            self,
+            requests,
+            user_key,
+            contents=contents,
+            description=description,
+            root=root,
+            environment=environment,
+            say=say,
+        )
 
     def refusals(self) -> Refusals:
         """What the gate refused, oldest first: why, and what was missing."""
