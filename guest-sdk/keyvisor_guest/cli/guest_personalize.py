@@ -11,10 +11,8 @@ import typer
 
 from keyvisor_guest.cli.exec import Surroundings
 from keyvisor_guest.cli.options import GuestOption, JsonOption, StateOption, show
-from keyvisor_guest.cli.owner_files import read_limited
 from keyvisor_guest.errors import PersonalizationFailed, SdkError
 from keyvisor_guest.state_directory import state_directory
-from keyvisor_guest.wire.messages import MAX_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +52,10 @@ def personalize(
     as_json: JsonOption = False,
 ) -> None:
     """Verify whose requests these are, hand the user's to the firmware, lock the store, furnish the guest."""
+    from keyvisor_guest.cli.owner_files import read_limited
     from keyvisor_guest.guest import Guest
     from keyvisor_guest.personalization import Description, Named, load
+    from keyvisor_guest.wire.messages import MAX_REQUEST
 
     if len(requests) > MAX_REQUESTS:
         raise SdkError(f"{MAX_REQUESTS} requests at a time, not {len(requests)}")
@@ -82,6 +82,8 @@ def personalize(
 
 
 def _user_key(given: Path | None, description: Description) -> bytes:
+    from keyvisor_guest.cli.owner_files import read_limited
+
     path = given or description.user
     if path is None:
         raise SdkError(
@@ -91,6 +93,7 @@ def _user_key(given: Path | None, description: Description) -> bytes:
 
 
 def _tags(path: Path | None) -> tuple[bytes, ...]:
+    from keyvisor_guest.cli.owner_files import read_limited
     from keyvisor_guest.personalization.description import read_contents
 
     if path is None:
