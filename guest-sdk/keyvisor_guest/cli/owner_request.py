@@ -34,8 +34,6 @@ from keyvisor_policy.terminal import verb
 __all__ = ["ForceOption", "HostKeysOption", "NoVerifyOption", "app"]
 
 app = verb("Make add-secret requests, and look at them.", group=True)
-app.command("show")(show_command)
-app.command("verify")(verify_command)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The secret's name, as policies have it.")]
 StdoutOption = Annotated[
@@ -69,6 +67,7 @@ def association(
     _write(made, options, kept, to_stdout=to_stdout)
 
 
+@app.command()
 @with_common_options
 def retrievable(
     options: CommonOptions,
@@ -105,6 +104,7 @@ def meta(options: CommonOptions) -> None:
     _write(_owner_of(options).meta_request(identity_for(options), **options_for(options)), options)
 
 
+@app.command()
 @with_common_options
 def update_cck(
     options: CommonOptions,
@@ -116,10 +116,12 @@ def update_cck(
     _write(made, options)
 
 
-# pvsecret knows both verbs by a short name as well.
-for _name, _command, _short in (("retrievable", retrievable, "retr"), ("update-cck", update_cck, "cck")):
-    app.command(_name)(_command)
-    app.command(_short, hidden=True)(_command)
+app.command("verify")(verify_command)
+app.command("show")(show_command)
+
+# pvsecret has short names for two of its verbs.
+app.command("retr", hidden=True)(retrievable)
+app.command("cck", hidden=True)(update_cck)
 
 
 def _write(

@@ -23,7 +23,7 @@ __all__ = ["verify_command"]
 
 def verify_command(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", exists=True, dir_okay=False, readable=True)
+        Path | None, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)
     ] = None,
     input_file: Annotated[
         Path | None, file_option("-i", "--input", text="The request; or give it as FILE.")
