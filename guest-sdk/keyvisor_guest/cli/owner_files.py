@@ -122,25 +122,35 @@ def write_private(
             temporary = _stage(path, content)
             staged.callback(temporary.unlink, missing_ok=True)
             ready.append((path, temporary))
+        end = None if appended is None else _open_end(appended[0], published)
+        if end is not None:
+            staged.callback(os.close, end)
         for path, temporary in ready:
             if force:
                 temporary.replace(path)
             else:
                 _publish_new(temporary, path)
                 published.callback(path.unlink)
-        if appended is not None:
-            _append(*appended)
+        if appended is not None and end is not None:
+            _append(end, appended[1])
         published.pop_all()
 
 
-def _append(path: Path, line: bytes) -> None:
-    """One write at the end, so that two programs can do it at once; after a last line that has no end, one is made."""
+def _open_end(path: Path, published: ExitStack) -> int:
+    """A descriptor for the end of the file, before anything is published; a file that is new goes with the rest."""
+    new = not os.path.lexists(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "rb+", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        unfinished = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        file.write(b"\n" + line if unfinished else line)
-        os.fsync(descriptor)
+    if new:
+        published.callback(path.unlink)
+    return descriptor
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """One write at the end, so that two programs can do it at once; after a last line that has no end, one is made."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    unfinished = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    os.write(descriptor, b"\n" + line if unfinished else line)
+    os.fsync(descriptor)
 
 
 def _refuse_clashes(paths: Sequence[Path], grown: Sequence[Path], *, force: bool) -> None:

@@ -7,6 +7,8 @@ import datetime
 import hashlib
 import json
 import stat
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -398,6 +400,16 @@ def test_the_image_must_be_named(owner: Run) -> None:
     assert "for which image? give --hdr FILE or --identity FILE" in ended.err
 
 
+def test_the_image_can_name_itself(make: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of images is put in here: what it says is taken, for the file that was given."""
+    images = types.ModuleType("images")
+    images.identity_of = lambda data: IDENTITY if data == b"an image" else None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "keyvisor_guest.wire.se_image", images)
+    (desk / "image").write_bytes(b"an image")
+    assert make("meta", "--hdr", "image").code == 0
+    assert opened(desk / "made.bin")[0].identity == IDENTITY
+
+
 def test_what_has_no_image_header_is_refused(make: Run) -> None:
     ended = make("meta", "--hdr", "text")
     assert ended.code == 1
@@ -422,9 +434,31 @@ def test_nothing_is_overwritten_without_force(make: Run, desk: Path, taken: str)
 
 def test_a_tag_that_cannot_be_listed_leaves_no_request(tmp_path: Path) -> None:
     (tmp_path / "toc").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_private([(tmp_path / "made", b"1")], force=False, appended=(tmp_path / "toc", b"tag\n"))
-    assert names(tmp_path) == {"toc"}
+    (tmp_path / "made").write_text("somebody's")
+    for force in (False, True):
+        with pytest.raises(OSError, match=r"directory|exists already"):
+            write_private([(tmp_path / "made", b"1")], force=force, appended=(tmp_path / "toc", b"tag\n"))
+    assert names(tmp_path) == {"toc", "made"}
+    assert (tmp_path / "made").read_text() == "somebody's"
+
+
+def test_a_request_that_cannot_be_written_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else makes the file after it was looked for and before ours is put there."""
+    made, toc = tmp_path / "made", (tmp_path / "toc", b"tag\n")
+    with monkeypatch.context() as raced:
+        raced.setattr("os.fsync", lambda _descriptor: made.write_text("somebody's"))
+        with pytest.raises(FileExistsError):
+            write_private([(made, b"1")], force=False, appended=toc)
+    assert names(tmp_path) == {"made"}
+    toc[0].write_text("first\n")
+    with pytest.raises(FileExistsError):
+        write_private([(made, b"1")], force=False, appended=toc)
+    assert toc[0].read_text() == "first\n"
+
+
+def test_a_list_of_requests_is_a_file_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(Unbuildable, match="one file"):
         write_private([(tmp_path / "made", b"1")], force=True, appended=(tmp_path / "made", b"tag\n"))
 
