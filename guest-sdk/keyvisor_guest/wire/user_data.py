@@ -35,6 +35,7 @@ __all__ = [
     "ROWS",
     "SigningKey",
     "UserDataRow",
+    "carried",
     "policy_reference",
     "prepare",
     "read_signing_key",
@@ -158,6 +159,11 @@ def verify(request: bytes, user_key: bytes) -> bytes:
     signature, bare = _split(row, block.public.user_data.area)
     _check_signature(key, signature, _message(block, bare))
     return bare.rstrip(b"\x00")
+
+
+def carried(request: bytes) -> UserDataKind:
+    """Which kind of user data the request says it carries. Raises UserDataUnverified for what is no request."""
+    return UserDataKind(_parsed(request).public.user_data.kind)
 
 
 def unsigned(request: bytes) -> bytes:

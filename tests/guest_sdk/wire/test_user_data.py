@@ -31,6 +31,7 @@ from keyvisor_guest.wire.secret_kinds import SecretKind
 from keyvisor_guest.wire.user_data import (
     ROWS,
     SigningKey,
+    carried,
     policy_reference,
     prepare,
     read_signing_key,
@@ -169,6 +170,7 @@ def test_unsigned_user_data_is_read_without_a_key(made):
     assert unsigned(made(b"\x00data\x00\x00")) == b"\x00data"
     assert unsigned(made(b"")) == b""
     assert unsigned(made(b"x" * 512)) == b"x" * 512
+    assert (carried(made(None)), carried(made(b""))) == (UserDataKind.NONE, UserDataKind.UNSIGNED)
 
 
 def test_part3_T4_the_vectors_verify(vectors):
@@ -294,7 +296,11 @@ def test_bytes_behind_an_ec_signature_are_refused(made, user_keys, at):
 @given(data=st.binary(max_size=1500))
 @example(b"asrcbM")
 def test_part3_T14_any_bytes_end_in_one_error(user_keys, data):
-    for read in (unsigned, lambda request: verify(request, public_pem(user_keys[UserDataKind.EC_P521]))):
+    for read in (
+        carried,
+        unsigned,
+        lambda request: verify(request, public_pem(user_keys[UserDataKind.EC_P521])),
+    ):
         with pytest.raises(UserDataUnverified):
             read(data)
 
