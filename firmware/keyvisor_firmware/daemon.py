@@ -74,7 +74,7 @@ def _firmware(
             guest_limits=config.guest_broker_limits,
         ),
         host_key=key,
-        secret_stores=SecretStores(token, key, config.limits.association_secrets),
+        secret_stores=SecretStores(token, key, config.limits, os.urandom),
         audit=Audit(_now, log),
         randomness=os.urandom,
         limits=config.limits,

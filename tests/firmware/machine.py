@@ -89,7 +89,7 @@ class Machine:
             hsms=Hsms(self.config.inventory, self.token),
             gates=self.gates,
             host_key=self.host_key,
-            secret_stores=SecretStores(self.token, self.host_key, self.config.limits.association_secrets),
+            secret_stores=SecretStores(self.token, self.host_key, self.config.limits, os.urandom),
             audit=Audit(lambda: NOON, self.log),
             randomness=lambda length: self.randomness(length),
             limits=self.config.limits,
