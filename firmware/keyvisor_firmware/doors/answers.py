@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+
 from keyvisor_firmware.guests.instance import Instance
-from keyvisor_firmware.secrets import Entry
+from keyvisor_firmware.secrets import Entry, Retrieved
 from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages
@@ -54,6 +56,16 @@ def identity(instance: Instance) -> messages.Identity:
 def secret(entry: Entry) -> messages.Secret:
     """For the guest: never the value."""
     return messages.Secret(index=entry.index, type=int(entry.kind), length=entry.length, id=entry.id.hex())
+
+
+def retrieved_secret(secret: Retrieved) -> messages.RetrievedSecret:
+    """For the guest: what its kind allows."""
+    return messages.RetrievedSecret(
+        index=secret.index,
+        type=int(secret.kind),
+        id=secret.id.hex(),
+        value=base64.b64encode(secret.value),
+    )
 
 
 def mechanism(view: MechanismView) -> messages.Mechanism:

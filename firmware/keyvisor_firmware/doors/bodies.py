@@ -11,6 +11,8 @@ from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
 from keyvisor_guest.wire.messages import (
     MAX_IMAGE,
+    MAX_KEY_DATA,
+    MAX_KEY_PARAMETER,
     MAX_POLICY,
     MAX_REQUEST,
     AddSecret,
@@ -19,6 +21,7 @@ from keyvisor_guest.wire.messages import (
     Message,
     PolicyText,
     StartGuest,
+    UseProtectedKey,
 )
 
 M = TypeVar("M", bound=Message)
@@ -39,6 +42,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     PolicyText: 6 * MAX_POLICY + _ROOM,
     ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
     Associate: _ROOM,
+    UseProtectedKey: _base64(MAX_KEY_DATA) + 4 * _base64(MAX_KEY_PARAMETER) + _ROOM,
 }
 
 
