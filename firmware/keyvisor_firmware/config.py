@@ -89,6 +89,7 @@ class Limits:
     guests: int = 64
     hsms_per_guest: int = 256
     association_secrets: int = 512
+    retrievable_secrets: int = 512
     audit_entries: int = 10_000
 
 
@@ -225,7 +226,8 @@ class _Gate(StrictModel):
 class _Limits(StrictModel):
     guests: Annotated[Integer, Field(ge=1, le=1024)] = Limits().guests
     hsms_per_guest: Annotated[Integer, Field(ge=1, le=MAX_HSMS)] = Limits().hsms_per_guest
-    association_secrets: Annotated[Integer, Field(ge=1, le=0x10000)] = Limits().association_secrets
+    association_secrets: Annotated[Integer, Field(ge=1, le=0xFFFF)] = Limits().association_secrets
+    retrievable_secrets: Annotated[Integer, Field(ge=1, le=0xFFFF)] = Limits().retrievable_secrets
     audit_entries: Annotated[Integer, Field(ge=1, le=100_000)] = Limits().audit_entries
 
 

@@ -74,7 +74,7 @@ def _firmware(
             guest_limits=config.guest_broker_limits,
         ),
         host_keys=keys,
-        secret_stores=SecretStores(token, keys, config.limits.association_secrets),
+        secret_stores=SecretStores(token, keys, config.limits, os.urandom),
         audit=Audit(_now, log),
         randomness=os.urandom,
         limits=config.limits,

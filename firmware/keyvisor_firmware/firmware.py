@@ -34,7 +34,7 @@ from keyvisor_firmware.guests.measuring import new_instance
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
-from keyvisor_firmware.secrets import Entry, SecretStore
+from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, SecretStore
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Binding, Event, PolicyRow, Records
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView
@@ -281,6 +281,17 @@ class Firmware:
     def lock_secrets(self, instance: InstanceId) -> None:
         """Lock the guest's store. Raises UvError."""
         self._change_store("lock secrets", instance, lambda store: store.lock())
+
+    def retrieve_secret(self, instance: InstanceId, index: SecretIndex) -> Retrieved:
+        """A secret in the form that its kind has; the retrieval is recorded. Raises UvError."""
+        with self._commands.command("retrieve secret", self._name(instance), index=str(index)):
+            return self._guests.of(instance).secrets.retrieve(index)
+
+    def use_protected_key(self, instance: InstanceId, use: KeyUse) -> bytes:
+        """Sign, verify, encrypt or decrypt with one of the guest's protected keys. Raises KeyRefused."""
+        with self._commands.alone():
+            secrets = self._guests.of(instance).secrets
+        return secrets.use(use)  # a store is replaced and never changed, so others need not wait
 
     def get_policy(self, instance: InstanceId) -> PolicyRow:
         """The policy that the guest registered. Raises NotFound where there is none."""

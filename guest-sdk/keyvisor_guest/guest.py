@@ -5,18 +5,18 @@ Knows the door's messages; what a policy means is the policy package's, and whet
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvisor_guest import planning, stock_client
-from keyvisor_guest.errors import PlanUnmet, Refused, SdkError
+from keyvisor_guest.errors import PlanUnmet, Refused
 from keyvisor_guest.http import Door
 from keyvisor_guest.names import apqn_text, guest_name
+from keyvisor_guest.secrets import Secrets
 from keyvisor_guest.state_directory import guest_socket, pkcs11_socket, state_directory
 from keyvisor_guest.wire import messages
-from keyvisor_guest.wire.messages import GUEST_ROUTES, MAX_REQUEST, Done
+from keyvisor_guest.wire.messages import GUEST_ROUTES
 
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library
@@ -154,35 +154,6 @@ class Guest:
         """
         self.identity()  # the client takes a door that is not there for a machine without slots, and says nothing
         return stock_client.load(pkcs11_socket(self._state, self.name))
-
-
-class Secrets:
-    """The secret store of one guest: values go in and never come out."""
-
-    def __init__(self, door: Door) -> None:
-        self._door = door
-
-    def add(self, request: bytes) -> None:
-        """Hand an add-secret request to the firmware. Raises Refused with the ultravisor's code (formats, B.1)."""
-        if len(request) > MAX_REQUEST:
-            raise SdkError(f"an add-secret request has at most {MAX_REQUEST} bytes, not {len(request)}")
-        self._door.call("add_secret", Done, messages.AddSecret(request=base64.b64encode(request)))
-
-    def list(self) -> Sequence[messages.Secret]:
-        """The entries of the store, without their values."""
-        return self._list().secrets
-
-    @property
-    def locked(self) -> bool:
-        """Whether the store takes no more secrets until the guest stops."""
-        return self._list().locked
-
-    def lock(self) -> None:
-        """Lock the store until the guest stops."""
-        self._door.call("lock_secrets", Done)
-
-    def _list(self) -> messages.SecretList:
-        return self._door.call("list_secrets", messages.SecretList)
 
 
 class Refusals(tuple[messages.Refusal, ...]):

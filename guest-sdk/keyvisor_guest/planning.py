@@ -12,6 +12,7 @@ from pathlib import Path
 import keyvisor_policy
 from keyvisor_guest.errors import DoorBroken, SdkError
 from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.secret_kinds import SecretKind
 from keyvisor_policy import Holding, Hsm, Plan, Policy, SecretId, holding
 
 __all__ = ["assign", "read", "reasons", "request"]
@@ -38,7 +39,8 @@ def assign(policy: Policy, hsms: Iterable[messages.Hsm], secrets: Iterable[messa
     listed = list(hsms)
     try:
         current = {hsm.apqn: held for hsm in listed if (held := _holding(hsm)) is not None}
-        return policy.assign(map(_hsm, listed), {_secret_id(secret.id) for secret in secrets}, current)
+        there = {_secret_id(each.id) for each in secrets if each.type == SecretKind.ASSOCIATION}
+        return policy.assign(map(_hsm, listed), there, current)
     except ValueError as error:
         raise DoorBroken(
             f"the door tells of an HSM that cannot be ({error}): is the firmware of another version?"

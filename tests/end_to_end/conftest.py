@@ -186,7 +186,7 @@ class World:
 
     def add_secret(self, guest: str, secret: str, value: bytes | None = None) -> None:
         """Make a request and hand it in."""
-        self.keyvisor("guest", "add-secret", "--guest", guest, self.request(guest, secret, value)).ok()
+        self.keyvisor("guest", "secret", "add", "--guest", guest, self.request(guest, secret, value)).ok()
 
     def mkvp(self, apqn: str = HSM) -> str:
         """The MKVP of an HSM, from the operator's door."""

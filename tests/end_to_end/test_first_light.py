@@ -111,7 +111,7 @@ def test_the_whole_story_with_a_restart_between_any_two_steps(world: World) -> N
     world.restart(signal.SIGKILL)
     request = world.request("payments", "payments-signing")
     world.restart()
-    world.keyvisor("guest", "add-secret", "--guest", "payments", request).ok()
+    world.keyvisor("guest", "secret", "add", "--guest", "payments", request).ok()
     world.restart(signal.SIGKILL)
     world.keyvisor("guest", "apply", "--guest", "payments", world.policy("payments-signing")).ok()
     world.restart()
@@ -182,7 +182,7 @@ def test_a_guest_that_stops_loses_all_but_its_keys(world: World) -> None:
     assert not (world.state / "run" / "guests" / "payments").exists()
 
     world.guest("payments", HSM)
-    assert world.json("guest", "secrets", "--guest", "payments")["secrets"] == []
+    assert world.json("guest", "secret", "list", "--guest", "payments")["secrets"] == []
     assert world.json("guest", "hsms", "--guest", "payments")["hsms"][0]["state"] == "unbound"
     world.add_secret("payments", "payments-signing", value)
     world.keyvisor("guest", "apply", "--guest", "payments", world.policy("payments-signing")).ok()

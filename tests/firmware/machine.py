@@ -90,7 +90,7 @@ class Machine:
             hsms=Hsms(self.config.inventory, self.token),
             gates=self.gates,
             host_keys=self.host_keys,
-            secret_stores=SecretStores(self.token, self.host_keys, self.config.limits.association_secrets),
+            secret_stores=SecretStores(self.token, self.host_keys, self.config.limits, os.urandom),
             audit=Audit(lambda: NOON, self.log),
             randomness=lambda length: self.randomness(length),
             limits=self.config.limits,

@@ -68,6 +68,8 @@ class Story:
     policy: messages.PolicyText | None = None
     images: dict[str, bytes] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
+    values: dict[int, bytes] = field(default_factory=dict)
+    uses: list[messages.UseProtectedKey] = field(default_factory=list)
     plans: list[messages.ApplyPlan] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     answer_with: Callable[[BaseHTTPRequestHandler], None] | None = None
@@ -213,6 +215,24 @@ class GuestDoor:
     def lock_secrets(self) -> Message:
         self._story.locked = True
         return messages.Done()
+
+    def retrieve_secret(self, index: str) -> Message:
+        if int(index) not in self._story.values:
+            raise refuse(409, "uv", 0x0110, "no secret has this index; look at the list (0x0110)")
+        secret = self._story.secrets[int(index)]
+        return messages.RetrievedSecret(
+            index=secret.index,
+            type=secret.type,
+            id=secret.id,
+            value=base64.b64encode(self._story.values[secret.index]),
+        )
+
+    def use_protected_key(self, body: messages.UseProtectedKey) -> Message:
+        """Answers with the data backwards, which no key does."""
+        self._story.uses.append(body)
+        if body.blob not in self._story.values.values():
+            raise refuse(409, "key", 0x02, "the protected key is another guest's (protected key code 02)")
+        return messages.UsedProtectedKey(data=base64.b64encode(body.data[::-1]))
 
     def get_policy(self) -> Message:
         if self._story.policy is None:

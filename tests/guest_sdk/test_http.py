@@ -52,8 +52,9 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
         messages.AddSecret: messages.AddSecret(request=b"AAAA"),
         messages.PolicyText: messages.PolicyText(text="version: 1\n"),
         messages.ApplyPlan: messages.ApplyPlan(policy=messages.PolicyText(text="version: 1\n"), steps=[]),
+        messages.UseProtectedKey: messages.UseProtectedKey(blob=b"AAAA", kind=4, operation="sign"),
     }
-    values = {"name": "payments", "apqn": "03.0011"}
+    values = {"name": "payments", "apqn": "03.0011", "index": "0"}
     for door, routes in (
         (host_door(state), HOST_ROUTES),
         (Door(guest_socket(state, "lab"), GUEST_ROUTES, nobody=NOBODY), GUEST_ROUTES),

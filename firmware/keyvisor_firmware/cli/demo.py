@@ -235,9 +235,9 @@ def _add_secret(story: Story) -> None:
         "keyvisor owner request association payments-signing --host-key-document host-key.pem --no-verify"
         " --identity payments.identity --output payments-signing.request"
     )
-    story.run("keyvisor guest add-secret --guest payments payments-signing.request")
-    told = story.run("keyvisor guest secrets --guest payments")
-    story.require(told, "association")
+    story.run("keyvisor guest secret add --guest payments payments-signing.request")
+    told = story.run("keyvisor guest secret list --guest payments")
+    story.require(told, "Association")
 
 
 def _apply_policy(story: Story) -> str:
@@ -288,7 +288,7 @@ def _others(story: Story, mkvp: str) -> None:
         "keyvisor owner request association billing-signing --host-key-document host-key.pem --no-verify"
         " --identity billing.identity --output billing-signing.request"
     )
-    story.run("keyvisor guest add-secret --guest billing billing-signing.request")
+    story.run("keyvisor guest secret add --guest billing billing-signing.request")
     story.write("billing.yaml", BILLING_POLICY.format(mkvp=mkvp))
     story.run("keyvisor guest apply --guest billing billing.yaml")
     told = story.tool("billing", f"--token-label {SPARE} --login --list-objects")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from keyvisor_firmware.guests.host_key import Documents, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance
-from keyvisor_firmware.secrets import Entry
+from keyvisor_firmware.secrets import Entry, Retrieved
 from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages
@@ -89,6 +90,16 @@ def issued_host_keys(issued: Sequence[IssuedDocument], root: str) -> messages.Is
 def secret(entry: Entry) -> messages.Secret:
     """For the guest: never the value."""
     return messages.Secret(index=entry.index, type=int(entry.kind), length=entry.length, id=entry.id.hex())
+
+
+def retrieved_secret(secret: Retrieved) -> messages.RetrievedSecret:
+    """For the guest: what its kind allows."""
+    return messages.RetrievedSecret(
+        index=secret.index,
+        type=int(secret.kind),
+        id=secret.id.hex(),
+        value=base64.b64encode(secret.value),
+    )
 
 
 def mechanism(view: MechanismView) -> messages.Mechanism:

@@ -22,7 +22,7 @@ from keyvisor_firmware.doors.bodies import read_body
 from keyvisor_firmware.doors.openapi import openapi
 from keyvisor_firmware.doors.problems import INTERNAL, problem_of
 from keyvisor_firmware.errors import Malformed
-from keyvisor_guest.wire.messages import GUEST_NAME, Message, Route
+from keyvisor_guest.wire.messages import GUEST_NAME, INDEX, Message, Route
 from keyvisor_hsm.cards import Apqn
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -88,4 +88,10 @@ def _apqn(text: str) -> object:
         raise Malformed("the path names no HSM: write card.domain in hex, as in `03.0011`") from None
 
 
-_PARAMETERS: Final[dict[str, Callable[[str], object]]] = {"name": _name, "apqn": _apqn}
+def _index(text: str) -> object:
+    if re.fullmatch(INDEX, text, re.ASCII) is None or text.endswith("\n"):
+        raise Malformed("the path names no secret: write its index, as in `0`")
+    return int(text)
+
+
+_PARAMETERS: Final[dict[str, Callable[[str], object]]] = {"name": _name, "apqn": _apqn, "index": _index}

@@ -11,6 +11,8 @@ from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
 from keyvisor_guest.wire.messages import (
     MAX_IMAGE,
+    MAX_KEY_DATA,
+    MAX_KEY_PARAMETER,
     MAX_POLICY,
     MAX_REQUEST,
     AddSecret,
@@ -20,6 +22,7 @@ from keyvisor_guest.wire.messages import (
     PolicyText,
     RevokeHostKey,
     StartGuest,
+    UseProtectedKey,
 )
 
 M = TypeVar("M", bound=Message)
@@ -41,6 +44,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
     Associate: _ROOM,
     RevokeHostKey: _ROOM,
+    UseProtectedKey: _base64(MAX_KEY_DATA) + 4 * _base64(MAX_KEY_PARAMETER) + _ROOM,
 }
 
 

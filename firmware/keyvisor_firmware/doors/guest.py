@@ -4,16 +4,20 @@ can name another.
 
 from __future__ import annotations
 
+import base64
+
 from keyvisor_firmware.doors import answers
 from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import InstanceId
+from keyvisor_firmware.secrets import Hash, KeyParameters, KeyUse, Mode, Operation, SecretIndex
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_firmware.views import PlanStep
 from keyvisor_guest.wire import messages
-from keyvisor_guest.wire.messages import MAX_POLICY, MAX_REQUEST, Done
+from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_KEY_PARAMETER, MAX_POLICY, MAX_REQUEST, Done
 from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_guest.wire.secret_kinds import KINDS
 from keyvisor_hsm.cards import Apqn
 from keyvisor_policy import secret_id
 
@@ -59,6 +63,13 @@ class GuestHandlers:
         self._firmware.lock_secrets(self._instance)
         return Done()
 
+    def retrieve_secret(self, index: int) -> messages.RetrievedSecret:
+        return answers.retrieved_secret(self._firmware.retrieve_secret(self._instance, SecretIndex(index)))
+
+    def use_protected_key(self, body: messages.UseProtectedKey) -> messages.UsedProtectedKey:
+        used = self._firmware.use_protected_key(self._instance, _key_use(body))
+        return messages.UsedProtectedKey(data=base64.b64encode(used))
+
     def get_policy(self) -> messages.PolicyText:
         row = self._firmware.get_policy(self._instance)
         return messages.PolicyText(text=row.text, source=row.source)
@@ -97,3 +108,27 @@ def _policy(body: messages.PolicyText) -> PolicyRow:
 def _step(step: messages.Step) -> PlanStep:
     secret = None if step.secret_id is None else SecretId(bytes.fromhex(step.secret_id))
     return PlanStep(step.action, Apqn.parse(step.apqn), secret)
+
+
+def _key_use(body: messages.UseProtectedKey) -> KeyUse:
+    """Raises TooLarge; Malformed for a number that is no secret's type."""
+    given = body.parameters
+    if len(body.data) > MAX_KEY_DATA:
+        raise TooLarge(
+            f"one use of a protected key takes at most {MAX_KEY_DATA} bytes: hand them over in parts"
+        )
+    for value in (body.blob, given.iv, given.associated, given.signature):
+        if value is not None and len(value) > MAX_KEY_PARAMETER:
+            raise TooLarge(f"a protected key and its parameters have at most {MAX_KEY_PARAMETER} bytes each")
+    row = KINDS.get(body.kind)
+    if row is None:
+        raise Malformed(f"{body.kind} is no secret's type: the list of secrets says which it is")
+    parameters = KeyParameters(
+        mode=None if given.mode is None else Mode(given.mode),
+        iv=given.iv,
+        associated=given.associated,
+        hash=None if given.hash is None else Hash(given.hash),
+        digest=given.digest,
+        signature=given.signature,
+    )
+    return KeyUse(row.kind, body.blob, Operation(body.operation), body.data, parameters)

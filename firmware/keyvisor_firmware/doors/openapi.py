@@ -9,12 +9,12 @@ from typing import Final, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from keyvisor_guest.wire.messages import APQN, GUEST_NAME, Problem, Route
+from keyvisor_guest.wire.messages import APQN, GUEST_NAME, INDEX, Problem, Route
 
-_PATTERNS: Final = {"name": GUEST_NAME, "apqn": APQN}
+_PATTERNS: Final = {"name": GUEST_NAME, "apqn": APQN, "index": INDEX}
 _REFUSALS: Final = {
     "404": "no such guest, HSM or policy",
-    "409": "refused: an AP response code, a return code of the secret store, or a conflict",
+    "409": "refused: an AP response code, a return code of the secret store, a code of protected keys, or a conflict",
     "413": "the body is too long",
     "422": "the path or the body is not what it should be; `findings` has all reasons",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import StateUnusable
 from keyvisor_firmware.guests.host_key import HostKeys, Sealer
 from keyvisor_firmware.guests.instance import Instance
@@ -19,12 +20,15 @@ _CONTEXT: Final = b"keyvisor secret store of instance "
 
 
 class SecretStores:
-    """Makes, seals and opens stores. `max_secrets` is each store's room for association secrets."""
+    """Makes, seals and opens stores; `limits` say what room each has."""
 
-    def __init__(self, sealer: Sealer, host_keys: HostKeys, max_secrets: int) -> None:
+    def __init__(
+        self, sealer: Sealer, host_keys: HostKeys, limits: Limits, randomness: Callable[[int], bytes]
+    ) -> None:
         self._sealer = sealer
         self._host_keys = host_keys
-        self._max_secrets = max_secrets
+        self._limits = limits
+        self._randomness = randomness
 
     def kept(self, records: Records, guest: Instance) -> SecretStore:
         """The guest's store as it is on disk. Raises StateUnusable where that does not open."""
@@ -47,7 +51,9 @@ class SecretStores:
             host_keys=self._host_keys.private,
             state=state,
             commit=commit,
-            max_association_secrets=self._max_secrets,
+            max_association_secrets=self._limits.association_secrets,
+            max_retrievable_secrets=self._limits.retrievable_secrets,
+            randomness=self._randomness,
         )
 
     def _unsealed(self, sealed: bytes, guest: Instance) -> StoreState:

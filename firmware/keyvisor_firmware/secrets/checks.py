@@ -16,7 +16,9 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.secrets.errors import UvError
+from keyvisor_firmware.secrets.key_operations import require_key
 from keyvisor_firmware.secrets.return_codes import ReturnCode
+from keyvisor_firmware.secrets.state_encoding import MAX_ENTRIES
 from keyvisor_firmware.secrets.store_state import StoreState
 from keyvisor_guest.wire.asrcb import Contents, open_request
 from keyvisor_guest.wire.asrcb_checks import (
@@ -37,18 +39,30 @@ from keyvisor_guest.wire.asrcb_layout import (
 )
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import WireError
-from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.secret_ids import ID_LENGTH, derive_extension_secret
+from keyvisor_guest.wire.secret_kinds import KINDS, KindRow, SecretKind
 
-__all__ = ["CHECKS", "STORED_KINDS", "Attempt", "Check", "Circumstances", "run_checks"]
+__all__ = [
+    "CCK_UPDATE_ALLOWED",
+    "CHECKS",
+    "EXTENSION_FROM_CCK",
+    "Attempt",
+    "Check",
+    "Circumstances",
+    "run_checks",
+]
 
-# What this firmware takes. A null secret is taken and leaves no entry.
-STORED_KINDS: Final = frozenset({SecretKind.ASSOCIATION})
-ACCEPTED_KINDS: Final = STORED_KINDS | {SecretKind.NULL}
+# Bits 1 and 2 of the image's secret control flags (formats, B.3 and E).
+EXTENSION_FROM_CCK: Final = 1 << 62
+CCK_UPDATE_ALLOWED: Final = 1 << 61
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a request is held against, and what does not change while the guest runs (but for a running dump)."""
+    """What a request is held against, and what does not change while the guest runs (but for a running dump).
+
+    `cck` is the image's customer communication key, None where there is none; `scf` are its secret control flags.
+    """
 
     identity: BootIdentity
     cuid: bytes
@@ -56,7 +70,10 @@ class Circumstances:
     may_add: bool
     dump_running: Callable[[], bool]
     max_association_secrets: int
+    max_retrievable_secrets: int
     max_requests: int
+    cck: bytes | None = field(default=None, repr=False)
+    scf: int = 0
 
 
 class Attempt:
@@ -81,6 +98,11 @@ class Attempt:
     def contents(self) -> Contents:
         """What was encrypted. Raises CannotDecrypt."""
         return open_request(self.block, self.circumstances.host_keys)
+
+    @property
+    def row(self) -> KindRow:
+        """The kind of secret; for checks behind the one of its type."""
+        return KINDS[self.block.public.secret.kind]
 
 
 class _Refused(Exception):
@@ -121,7 +143,7 @@ def _no_dump(attempt: Attempt) -> None:
 
 def _type_supported(attempt: Attempt) -> None:
     kind = attempt.block.public.secret.kind
-    if kind not in ACCEPTED_KINDS:
+    if kind not in KINDS:
         raise _Refused(f"type {kind:04x}")
 
 
@@ -138,24 +160,59 @@ def _for_this_instance(attempt: Attempt) -> None:
 
 
 def _extension_matches(attempt: Attempt) -> None:
-    fixed = attempt.state.extension_secret
-    if fixed is not None and not hmac.compare_digest(attempt.contents.extension_secret, fixed):
+    """The image can demand the derived value, and then that is what counts: it changes when the CCK does."""
+    given, fixed = attempt.contents.extension_secret, attempt.state.extension_secret
+    if attempt.circumstances.scf & EXTENSION_FROM_CCK:
+        if not hmac.compare_digest(given, _derived(attempt)):
+            raise _Refused("its extension secret is not derived from the image's CCK, as the image demands")
+    elif fixed is not None and not hmac.compare_digest(given, fixed):
         raise _Refused("its extension secret is not the one of the requests before")
+
+
+def _derived(attempt: Attempt) -> bytes:
+    cck = attempt.state.cck or attempt.circumstances.cck
+    if cck is None:
+        raise _Refused("the image demands a derived extension secret and has no CCK")
+    return derive_extension_secret(cck, attempt.circumstances.identity.header_tag)
+
+
+def _cck_update_allowed(attempt: Attempt) -> None:
+    if attempt.row.kind != SecretKind.UPDATE_CCK:
+        return
+    if attempt.circumstances.cck is None:
+        raise _Refused("this guest's image has no CCK to update")
+    if not attempt.circumstances.scf & CCK_UPDATE_ALLOWED:
+        raise _Refused("this guest's image does not allow an update of its CCK")
+    if attempt.block.public.secret.id != bytes(ID_LENGTH):
+        raise _Refused("the id of an update of the CCK is not zero")
+
+
+def _is_a_key(attempt: Attempt) -> None:
+    try:
+        require_key(attempt.row.kind, attempt.contents.secret)
+    except ValueError:  # its text could say something of the key
+        raise _Refused(f"the secret is no {attempt.row.title}") from None
 
 
 def _room_left(attempt: Attempt) -> None:
     circumstances, state = attempt.circumstances, attempt.state
     if len(state.request_tags) >= circumstances.max_requests:
         raise _Refused(f"{circumstances.max_requests} requests were taken")
-    if attempt.block.public.secret.kind == SecretKind.ASSOCIATION:
-        held = sum(entry.kind == SecretKind.ASSOCIATION for entry in state.entries)
-        if held >= circumstances.max_association_secrets:
-            raise _Refused(f"it holds {held} association secrets")
+    if not attempt.row.listed:
+        return
+    retrievable = sum(KINDS[entry.kind].retrievable for entry in state.entries)
+    association = len(state.entries) - retrievable
+    if attempt.row.retrievable and retrievable >= circumstances.max_retrievable_secrets:
+        raise _Refused(f"it holds {retrievable} retrievable secrets")
+    if not attempt.row.retrievable and association >= circumstances.max_association_secrets:
+        raise _Refused(f"it holds {association} association secrets")
+    if len(state.entries) >= MAX_ENTRIES:
+        raise _Refused(f"it holds {MAX_ENTRIES} secrets, all that a list can tell of")
 
 
 # Whoever authenticates stands before whoever acts on content: up to "decrypt" only plain lengths, numbers and
 # states of our own are looked at. SIZE_WRONG stands twice, because what is shorter than a head has no version to
-# look at. The four checks with COULD_NOT_BE_ADDED are step 12 of B.2; that code is our
+# look at. The checks with COULD_NOT_BE_ADDED are step 12 of B.2; that code is our
 # choice for them, no other is public.
 CHECKS: Final = (
     Check(ReturnCode.NOT_ALLOWED, _allowed),
@@ -174,5 +231,7 @@ CHECKS: Final = (
     Check(ReturnCode.COULD_NOT_BE_ADDED, _for_this_image),
     Check(ReturnCode.COULD_NOT_BE_ADDED, _for_this_instance),
     Check(ReturnCode.COULD_NOT_BE_ADDED, _extension_matches),
+    Check(ReturnCode.COULD_NOT_BE_ADDED, _cck_update_allowed),
+    Check(ReturnCode.COULD_NOT_BE_ADDED, _is_a_key),
     Check(ReturnCode.STORE_FULL, _room_left),
 )

@@ -1,6 +1,7 @@
 """The return codes of add, lock and retrieve, and what they mean to a person (formats, B.1 and C.5).
 
-A code says what was refused; the text adds the way out. Knows no request and no store.
+A code says what was refused; the text adds the way out. The number 0109 means one thing to add and another to
+retrieve, so that retrieve's has a class of its own. Knows no request and no store.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["MEANINGS", "Meaning", "ReturnCode"]
+__all__ = ["MEANINGS", "RETRIEVE_MEANINGS", "Meaning", "RetrieveCode", "ReturnCode", "meaning_of"]
 
 
 class ReturnCode(enum.IntEnum):
@@ -33,6 +34,15 @@ class ReturnCode(enum.IntEnum):
     STORE_EMPTY = 0x010F
     NO_SUCH_INDEX = 0x0110
     NOT_RETRIEVABLE = 0x0111
+
+
+class RetrieveCode(enum.IntEnum):
+    """rc of retrieve where the number means something else there.
+
+    The sources disagree about it (0009 in the tool, 0109 in the kernel): the kernel's, which decides by it.
+    """
+
+    BUFFER_TOO_SMALL = 0x0109
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ MEANINGS: Final[Mapping[ReturnCode, Meaning]] = MappingProxyType(
             "the request cannot be decrypted", "make one for this host's key and hand it over unchanged"
         ),
         ReturnCode.TYPE_UNSUPPORTED: Meaning(
-            "the secret's type is not supported", "this firmware takes association and null secrets"
+            "the secret's type is not supported", "make a request of a type that `keyvisor owner request` has"
         ),
         ReturnCode.LENGTH_WRONG: Meaning("the secret's length is wrong for its type", _NEW_REQUEST),
         ReturnCode.STORE_FULL: Meaning("the secret store is full", _START_AGAIN),
@@ -84,3 +94,16 @@ MEANINGS: Final[Mapping[ReturnCode, Meaning]] = MappingProxyType(
         ),
     }
 )
+
+RETRIEVE_MEANINGS: Final[Mapping[RetrieveCode, Meaning]] = MappingProxyType(
+    {
+        RetrieveCode.BUFFER_TOO_SMALL: Meaning(
+            "the secret does not fit the buffer", "give it as many bytes as the list of secrets says"
+        )
+    }
+)
+
+
+def meaning_of(rc: ReturnCode | RetrieveCode) -> Meaning:
+    """What the code says to a person."""
+    return RETRIEVE_MEANINGS[rc] if isinstance(rc, RetrieveCode) else MEANINGS[rc]

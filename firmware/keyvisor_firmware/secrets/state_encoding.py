@@ -1,18 +1,22 @@
 """The secret store's state as bytes, in one canonical form. They hold secrets in clear: seal them before writing.
 
-Version 1, all numbers big-endian:
+Version 2, all numbers big-endian:
 
     off  len   field
     00   8     "kvsecret"
-    08   4     version, 1
-    0c   4     flags: bit 0 (lowest) locked, bit 1 dump disabled, bit 2 the extension secret is fixed
+    08   4     version, 2
+    0c   4     flags: bit 0 (lowest) locked, bit 1 dump disabled, bit 2 the extension secret is fixed,
+               bit 3 the CCK was replaced, bit 4 the wrapping key was made
     10   4     number of entries
     14   4     number of request tags
     18   32    extension secret; zero where it is not fixed
-    38         entries, each: u16 kind, u16 zero, u32 length, id (32), value (length)
+    38   32    CCK; zero where it was not replaced
+    58   64    wrapping key; zero where it was not made
+    98         entries, each: u16 kind, u16 zero, u32 length, id (32), value (length)
     ..   16·n  request tags
 
-One state has one encoding: `decode_state` refuses everything that `encode_state` would not write.
+Version 1 ends at 38h with the entries and knows the lower three flags only; it is read and not written. In either
+version a state has one encoding: `decode_state` refuses everything that an encoder would not have written.
 """
 
 from __future__ import annotations
@@ -20,23 +24,29 @@ from __future__ import annotations
 from typing import Final
 
 from keyvisor_firmware.secrets.errors import StateBroken
+from keyvisor_firmware.secrets.protected_keys import WRAPPING_KEY_LENGTH
 from keyvisor_firmware.secrets.store_state import StoredSecret, StoreState
 from keyvisor_guest.wire.asrcb_layout import TAG_LENGTH
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import Malformed
-from keyvisor_guest.wire.secret_ids import EXTENSION_LENGTH, ID_LENGTH, SecretId
+from keyvisor_guest.wire.secret_ids import CCK_LENGTH, EXTENSION_LENGTH, ID_LENGTH, SecretId
 from keyvisor_guest.wire.secret_kinds import KINDS
 
 __all__ = ["MAX_ENTRIES", "MAX_REQUESTS", "decode_state", "encode_state"]
 
 MAGIC: Final = b"kvsecret"
-VERSION: Final = 1
-MAX_ENTRIES: Final = 0x10000  # an index is a u16
+VERSION: Final = 2
+MAX_ENTRIES: Final = 0xFFFF  # a list's total is a u16
 MAX_REQUESTS: Final = 0x100000
 
 _LOCKED: Final = 1
 _DUMP_DISABLED: Final = 2
 _EXTENSION_FIXED: Final = 4
+_CCK_REPLACED: Final = 8
+_WRAPPING_KEY_MADE: Final = 16
+
+# The flags that a version knows.
+_FLAGS: Final = {1: 0b00111, VERSION: 0b11111}
 
 
 def encode_state(state: StoreState) -> bytes:
@@ -49,6 +59,8 @@ def encode_state(state: StoreState) -> bytes:
             len(state.entries).to_bytes(4, "big"),
             len(state.request_tags).to_bytes(4, "big"),
             state.extension_secret or bytes(EXTENSION_LENGTH),
+            state.cck or bytes(CCK_LENGTH),
+            state.wrapping_key or bytes(WRAPPING_KEY_LENGTH),
             *(_encode_entry(entry) for entry in state.entries),
             *state.request_tags,
         )
@@ -60,6 +72,8 @@ def _flags(state: StoreState) -> int:
         _LOCKED * state.locked
         | _DUMP_DISABLED * state.dump_disabled
         | _EXTENSION_FIXED * (state.extension_secret is not None)
+        | _CCK_REPLACED * (state.cck is not None)
+        | _WRAPPING_KEY_MADE * (state.wrapping_key is not None)
     )
 
 
@@ -77,23 +91,37 @@ def decode_state(data: bytes) -> StoreState:
 
 
 def _decode(cursor: Cursor) -> StoreState:
-    if cursor.take(len(MAGIC)) != MAGIC or cursor.number(4) != VERSION:
-        raise Malformed(f"it does not begin with `{MAGIC.decode()}` and version {VERSION}")
+    magic, version = cursor.take(len(MAGIC)), cursor.number(4)
+    if magic != MAGIC or version not in _FLAGS:
+        raise Malformed(f"it does not begin with `{MAGIC.decode()}` and version 1 or {VERSION}")
     flags, entries, tags = cursor.number(4), cursor.number(4), cursor.number(4)
-    if flags > _LOCKED | _DUMP_DISABLED | _EXTENSION_FIXED or entries > MAX_ENTRIES or tags > MAX_REQUESTS:
+    if flags & ~_FLAGS[version] or entries > MAX_ENTRIES or tags > MAX_REQUESTS:
         raise Malformed("a flag is unknown or a count too large")
-    extension_secret = cursor.take(EXTENSION_LENGTH)
-    if not flags & _EXTENSION_FIXED and any(extension_secret):
-        raise Malformed("an extension secret that is not fixed")
+    extension_secret = _optional(cursor, EXTENSION_LENGTH, flags & _EXTENSION_FIXED)
+    cck = wrapping_key = None
+    if version == VERSION:
+        cck = _optional(cursor, CCK_LENGTH, flags & _CCK_REPLACED)
+        wrapping_key = _optional(cursor, WRAPPING_KEY_LENGTH, flags & _WRAPPING_KEY_MADE)
     state = StoreState(
         entries=tuple(_decode_entry(cursor) for _ in range(entries)),
-        extension_secret=extension_secret if flags & _EXTENSION_FIXED else None,
+        extension_secret=extension_secret,
         locked=bool(flags & _LOCKED),
         dump_disabled=bool(flags & _DUMP_DISABLED),
         request_tags=tuple(cursor.take(TAG_LENGTH) for _ in range(tags)),
+        cck=cck,
+        wrapping_key=wrapping_key,
     )
     cursor.end()
+    if wrapping_key is None and any(KINDS[entry.kind].is_key for entry in state.entries):
+        raise Malformed("keys, and nothing to wrap them under")
     return state
+
+
+def _optional(cursor: Cursor, length: int, there: int) -> bytes | None:
+    value = cursor.take(length)
+    if not there and any(value):
+        raise Malformed("a value that the flags say is not there")
+    return value if there else None
 
 
 def _decode_entry(cursor: Cursor) -> StoredSecret:

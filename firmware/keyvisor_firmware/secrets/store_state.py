@@ -29,6 +29,9 @@ class StoreState:
     `entries` in the order of their indexes. `extension_secret` (32 bytes) is None until the first accepted
     request fixes it. `request_tags` (16 bytes each) are those of all accepted requests in order, null requests
     too: the secret-store hash is made of them (formats, C.6). The two flags never go back to False.
+    `cck` (32 bytes) is what replaced the image's customer communication key, None where nothing did.
+    `wrapping_key` (64 bytes) is what this guest's protected keys are wrapped under: made with the first accepted
+    key, never changed after that.
     """
 
     entries: tuple[StoredSecret, ...] = ()
@@ -36,3 +39,5 @@ class StoreState:
     locked: bool = False
     dump_disabled: bool = False
     request_tags: tuple[bytes, ...] = ()
+    cck: bytes | None = field(default=None, repr=False)
+    wrapping_key: bytes | None = field(default=None, repr=False)

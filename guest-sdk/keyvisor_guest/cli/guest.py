@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keyvisor_guest.cli import guest_secret
 from keyvisor_guest.cli.exec import Surroundings, run
 from keyvisor_guest.cli.guest_personalize import personalize
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
 app.command()(personalize)
+app.add_typer(guest_secret.app, name="secret")
 
 
 def _guest(name: str, state: Path | None) -> Guest:
@@ -141,41 +143,6 @@ def apply(
     print_plan(plan, as_json=as_json)
     if plan.unmet and (strict or not partial):
         raise typer.Exit(1)
-
-
-@app.command("add-secret")
-def add_secret(file: Annotated[Path, InputFile], guest: GuestOption, state: StateOption = None) -> None:
-    """Hand an add-secret request, which an owner made, to the firmware."""
-    _guest(guest, state).secrets.add(file.read_bytes())
-
-
-@app.command()
-def secrets(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """The secrets of the guest, without their values."""
-    store = _guest(guest, state).secrets
-    found, locked = store.list(), store.locked
-    show(
-        {"secrets": [secret.model_dump(mode="json") for secret in found], "locked": locked},
-        ("index", "type", "bytes", "id"),
-        [(str(secret.index), _kind(secret.type), str(secret.length), secret.id) for secret in found],
-        as_json=as_json,
-        empty="no secret",
-    )
-    if locked and not as_json:
-        print("locked until the guest stops")
-
-
-def _kind(number: int) -> str:
-    """The kind's name; its number where this SDK knows no name for it."""
-    from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
-
-    return KINDS[SecretKind(number)].title if number in SecretKind.__members__.values() else str(number)
-
-
-@app.command("lock-secrets")
-def lock_secrets(guest: GuestOption, state: StateOption = None) -> None:
-    """Lock the secret store until the guest stops."""
-    _guest(guest, state).secrets.lock()
 
 
 @app.command()

@@ -24,26 +24,28 @@ __all__ = ["personalize"]
 MAX_FILE = 0x10000  # bytes of a certificate, and of a table of contents
 MAX_REQUESTS = 1024
 
-_FILE = {"exists": True, "dir_okay": False, "readable": True}
+
+def _file(name: str, text: str) -> object:
+    return typer.Option(name, metavar="FILE", help=text, exists=True, dir_okay=False, readable=True)
 
 
 def personalize(
     requests: Annotated[
-        list[Path], typer.Argument(metavar="REQUEST...", help="Add-secret requests, in order.", **_FILE)
+        list[Path],
+        typer.Argument(
+            metavar="REQUEST...",
+            help="Add-secret requests, in order.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
     ],
     guest: GuestOption,
-    user_cert: Annotated[
-        Path | None,
-        typer.Option("--user-cert", metavar="FILE", help="The user's certificate or public key.", **_FILE),
-    ] = None,
+    user_cert: Annotated[Path | None, _file("--user-cert", "The user's certificate or public key.")] = None,
     description: Annotated[
-        Path | None,
-        typer.Option("--description", metavar="FILE", help="How to furnish the guest afterwards.", **_FILE),
+        Path | None, _file("--description", "How to furnish the guest afterwards.")
     ] = None,
-    contents: Annotated[
-        Path | None,
-        typer.Option("--contents", metavar="FILE", help="Tags of the requests that must come.", **_FILE),
-    ] = None,
+    contents: Annotated[Path | None, _file("--contents", "Tags of the requests that must come.")] = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="DIR", file_okay=False, exists=True, help="Where files are placed."),

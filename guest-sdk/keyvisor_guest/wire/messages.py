@@ -16,10 +16,13 @@ from keyvisor_guest.wire.names import GUEST_NAME as GUEST_NAME
 
 HEX_16 = r"^[0-9a-f]{32}$"
 HEX_32 = r"^[0-9a-f]{64}$"
+INDEX = r"^[0-9]{1,5}$"
 
 MAX_REQUEST = 0x100000  # bytes of one add-secret request (the ioctl's limit; formats, A.1)
 MAX_IMAGE = 1 << 26  # bytes of a guest definition's content
 MAX_POLICY = 1 << 20  # bytes of a policy file (policy.md, section 1)
+MAX_KEY_DATA = 1 << 20  # bytes that one use of a protected key signs, encrypts or decrypts
+MAX_KEY_PARAMETER = 1 << 12  # bytes of each of its parameters, and of the protected key
 
 GuestName = Annotated[str, Field(pattern=GUEST_NAME)]
 ApqnText = Annotated[str, Field(pattern=APQN)]
@@ -34,9 +37,12 @@ class Message(BaseModel):
 
 
 class Problem(Message):
-    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), or `http`."""
+    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), `http`, or `key`.
 
-    kind: Literal["ap", "uv", "http"]
+    `key` is our own, of protected keys (docs/decisions/0010).
+    """
+
+    kind: Literal["ap", "uv", "http", "key"]
     code: int
     message: str
     findings: list[str] = []
@@ -169,6 +175,49 @@ class Secret(Message):
 class SecretList(Message):
     secrets: list[Secret]
     locked: bool
+
+
+class RetrievedSecret(Message):
+    """One secret as its guest may have it, base64.
+
+    In clear for a plaintext secret (u16 length, payload, zeros); a protected key for a key.
+    """
+
+    index: int
+    type: int
+    id: SecretIdText
+    value: Annotated[Base64Bytes, Field(repr=False)]
+
+
+class ProtectedKeyParameters(Message):
+    """What an operation needs besides its data. Which it takes depends on the key; one that it does not take is refused.
+
+    `iv`: 12 bytes for GCM, 16 for CBC, CTR (the first counter block) and XTS (the tweak). `associated` is GCM's.
+    `digest`: the data is the digest already, by `hash`. `signature` is what is verified.
+    """
+
+    mode: Literal["GCM", "CBC", "CTR", "XTS"] | None = None
+    iv: Base64Bytes | None = None
+    associated: Annotated[Base64Bytes | None, Field(repr=False)] = None
+    hash: Literal["SHA-256", "SHA-384", "SHA-512"] | None = None
+    digest: bool = False
+    signature: Base64Bytes | None = None
+
+
+class UseProtectedKey(Message):
+    """One use of a protected key that a retrieval gave; `kind` is the secret's type. All bytes base64."""
+
+    blob: Base64Bytes
+    kind: int
+    operation: Literal["encrypt", "decrypt", "sign", "verify", "public-key"]
+    data: Annotated[Base64Bytes, Field(repr=False)] = b""
+    parameters: ProtectedKeyParameters = ProtectedKeyParameters()
+
+
+class UsedProtectedKey(Message):
+    """What it gave: ciphertext (GCM's tag behind it), clear text, signature, or public key (DER); empty for `verify`."""
+
+    data: Annotated[Base64Bytes, Field(repr=False)]
 
 
 class PolicyText(Message):
@@ -310,6 +359,22 @@ GUEST_ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/refusals", "refusals", "what the gate refused, why, and what is missing", None, RefusalList
+    ),
+    Route(
+        "GET",
+        "/secrets/{index}",
+        "retrieve_secret",
+        "a secret in the form that its kind has: in clear, or as a protected key",
+        None,
+        RetrievedSecret,
+    ),
+    Route(
+        "POST",
+        "/protected-keys/use",
+        "use_protected_key",
+        "sign, verify, encrypt or decrypt with a protected key of this guest",
+        UseProtectedKey,
+        UsedProtectedKey,
     ),
 )
 

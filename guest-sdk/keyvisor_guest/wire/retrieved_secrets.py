@@ -1,14 +1,18 @@
-"""The names of retrievable secrets as `pvsecret` and its documents have them (formats, C.5)."""
+"""What a retrieval gave, as people have it: a plaintext secret's payload, and the PEM document (formats, C.5).
+
+A protected key here is the emulator's own, and its document says so: no real machine made it, and none takes it.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
-__all__ = ["KIND_NAMES"]
+__all__ = ["KIND_NAMES", "payload_of", "pem_document"]
 
 KIND_NAMES: Final[Mapping[SecretKind, str]] = MappingProxyType(
     {
@@ -27,3 +31,33 @@ KIND_NAMES: Final[Mapping[SecretKind, str]] = MappingProxyType(
         SecretKind.ED448: "EC-ED448-PRIVATE-KEY",
     }
 )
+EMULATED: Final = (
+    "emulator: keyvisor; not a protected key of IBM Z, usable in the guest that retrieved it only"
+)
+
+_PREFIX: Final = 2  # bytes: the payload's length
+_STEP: Final = 16  # bytes: a plaintext secret is padded to a multiple
+_MAX_PAYLOAD: Final = 8190
+_LINE: Final = 64  # characters of base64
+
+
+def payload_of(value: bytes) -> bytes:
+    """The payload of a plaintext secret: without its length in front and its padding behind.
+
+    All of it, where it is not built so: padding of a whole step or more, or one that is not zero.
+    """
+    length = int.from_bytes(value[:_PREFIX], "big")
+    payload, padding = value[_PREFIX : _PREFIX + length], value[_PREFIX + length :]
+    if length > _MAX_PAYLOAD or len(payload) < length or len(padding) >= _STEP or any(padding):
+        return value
+    return payload
+
+
+def pem_document(kind: SecretKind, value: bytes) -> str:
+    """The document for the payload of a plaintext secret, or for a protected key. Raises KeyError for other kinds."""
+    plaintext = kind is SecretKind.PLAINTEXT
+    label = "PLAINTEXT SECRET" if plaintext else "IBM PROTECTED KEY"
+    headers = [f"kind: {KIND_NAMES[kind]}", *([] if plaintext else [EMULATED])]
+    text = base64.b64encode(value).decode("ascii")
+    lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
+    return "\n".join([f"-----BEGIN {label}-----", *headers, "", *lines, f"-----END {label}-----", ""])

@@ -12,6 +12,7 @@ from keyvisor_guest.wire.boot_identity import HEADER_TAG_LENGTH
 from keyvisor_guest.wire.errors import Unbuildable
 
 __all__ = [
+    "CCK_LENGTH",
     "EXTENSION_LENGTH",
     "ID_LENGTH",
     "MAX_NAME",

@@ -51,6 +51,16 @@ class KindRow:
     listed_extra: int = 0
 
     @property
+    def is_key(self) -> bool:
+        """Whether it is handed out as a protected key, and never in clear."""
+        return self.listed_extra > 0
+
+    @property
+    def retrievable(self) -> bool:
+        """Whether a guest gets it back, in whatever form: all that is listed but association secrets."""
+        return self.listed and self.kind != SecretKind.ASSOCIATION
+
+    @property
     def lengths_text(self) -> str:
         """The lengths for people: `32 bytes`, `16 to 8192 bytes in steps of 16`."""
         if len(self.lengths) == 1:

@@ -12,11 +12,29 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyvisor_firmware.secrets import BootIdentity, SecretStore
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
 from keyvisor_guest.wire.secret_ids import id_from_name
-from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 VECTORS = Path(__file__).resolve().parents[3] / "../shared/vectors"
 REQUEST_KEY = bytes(range(32))
 IV = bytes(range(12))
+VALUES = {
+    SecretKind.NULL: b"",
+    SecretKind.ASSOCIATION: b"\x5e" * 32,
+    SecretKind.PLAINTEXT: b"\x00\x0aclear text" + bytes(4),
+    SecretKind.AES_128: bytes(range(0x10, 0x20)),
+    SecretKind.AES_192: bytes(range(0x10, 0x28)),
+    SecretKind.AES_256: bytes(range(0x10, 0x30)),
+    SecretKind.AES_XTS_128: bytes(range(0x20, 0x40)),
+    SecretKind.AES_XTS_256: bytes(range(0x20, 0x60)),
+    SecretKind.HMAC_SHA_256: bytes(range(0x30, 0x70)),
+    SecretKind.HMAC_SHA_512: bytes(range(0x30, 0xB0)),
+    SecretKind.EC_P256: bytes(range(0x40, 0x60)),
+    SecretKind.EC_P384: bytes(range(0x40, 0x70)),
+    SecretKind.EC_P521: bytes(14) + b"\x00" + bytes(range(0x40, 0x81)),
+    SecretKind.ED25519: bytes(range(0x50, 0x70)),
+    SecretKind.ED448: bytes(7) + bytes(range(0x50, 0x89)),
+    SecretKind.UPDATE_CCK: b"\xcc" * 32,
+}
 IDENTITY = BootIdentity(b"\xa1" * 64, b"\xa2" * 64, b"\xa3" * 64, b"\xa4" * 16)
 
 
@@ -55,6 +73,15 @@ class Guest:
         """`hosts` - 1 slots for another host come before ours."""
         keys = [self.other_host_key.public_key()] * (hosts - 1) + [self.host_key.public_key()]
         return build(self.draft(name, **changes), FreshKeys(self.customer_key, REQUEST_KEY, iv), keys)
+
+    def kind_request(self, kind: SecretKind, name: str = "a key", **changes: object) -> bytes:
+        """A request for a secret of any kind; its value is VALUES' unless `secret` says otherwise."""
+        row = KINDS[kind]
+        secret_id = (
+            None if not row.has_id else bytes(32) if kind == SecretKind.UPDATE_CCK else id_from_name(name)
+        )
+        values: dict = {"kind": kind, "secret_id": secret_id, "secret": VALUES[kind], **changes}
+        return self.request(name, **values)
 
     @staticmethod
     def patched(request: bytes, patches: Mapping[int, bytes]) -> bytes:

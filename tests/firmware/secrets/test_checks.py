@@ -59,7 +59,7 @@ LADDER: tuple[tuple[str, int, Callable[[Case], object]], ...] = (
     ("a byte too many", 0x0105, lambda case: case.afterwards.append(_add_byte)),
     ("unknown flag", 0x0107, lambda case: case.patches.update({0x30: b"\x40"})),
     ("tag", 0x0108, lambda case: case.afterwards.append(_flip_tag)),
-    ("type", 0x0109, lambda case: case.patches.update({SECRET_HEADER_AT + 2: b"\x00\x06"})),
+    ("type", 0x0109, lambda case: case.patches.update({SECRET_HEADER_AT + 2: b"\x00\x0b"})),
     ("length", 0x010A, lambda case: case.patches.update({SECRET_HEADER_AT + 4: b"\x00\x00\x00\x10"})),
     ("reserved", 0x010C, lambda case: case.patches.update({0x118: b"\x01"})),
     ("image", 0x010C, lambda case: case.draft.update(identity=OTHER_IMAGE)),
@@ -75,7 +75,7 @@ def test_the_table_has_the_order_of_the_format():
     codes = [check.rc for check in CHECKS]
     assert codes == [
         0x0101, 0x0102, 0x010D, 0x0103, 0x0105, 0x0104, 0x0106, 0x0105, 0x0107, 0x0108, 0x0109, 0x010A,
-        0x010C, 0x010C, 0x010C, 0x010C, 0x010B,
+        0x010C, 0x010C, 0x010C, 0x010C, 0x010C, 0x010C, 0x010B,
     ]  # fmt: skip
 
 
@@ -123,7 +123,11 @@ def test_less_than_a_head_has_the_wrong_size(guest, length):
         ({0x37: b"\x01"}, 0x0107),
         ({0x4B7: b"\x00"}, 0x0108),
         ({SECRET_HEADER_AT + 2: b"\x00\x00"}, 0x0109),
-        ({SECRET_HEADER_AT + 2: b"\x00\x16"}, 0x0109),
+        ({SECRET_HEADER_AT + 2: b"\x00\x0b"}, 0x0109),
+        ({SECRET_HEADER_AT + 2: b"\x00\x10"}, 0x0109),
+        ({SECRET_HEADER_AT + 2: b"\x00\x17"}, 0x0109),
+        ({SECRET_HEADER_AT + 2: b"\x00\x04"}, 0x010A),
+        ({SECRET_HEADER_AT + 2: b"\x00\x16"}, 0x010C),
         ({SECRET_HEADER_AT + 2: b"\xff\xff"}, 0x0109),
         ({SECRET_HEADER_AT + 2: b"\x00\x01\x00\x00\x00\x00"}, 0x010A),
         ({SECRET_HEADER_AT + 4: b"\xff\xff\xff\xff"}, 0x010A),

@@ -5,11 +5,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyvisor_firmware.secrets import BootIdentity, NoSuchSecret, StoreState, UvError
+from keyvisor_firmware.secrets import BootIdentity, NoSuchSecret, StoredSecret, StoreState, UvError
 from keyvisor_guest.wire.asrcb_layout import FLAG_BITS, Flag
 from keyvisor_guest.wire.errors import HostKeyUnusable
 from keyvisor_guest.wire.secret_ids import NO_EXTENSION, id_from_name
-from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 EXTENSION = b"\xe1" * 32
 DISABLE_DUMP = FLAG_BITS[Flag.DISABLE_DUMP]
@@ -31,6 +31,50 @@ def test_part3_T1_each_flipped_byte_is_refused(guest):
     assert store.state == StoreState()
     store.add(request)
     assert len(store.list()) == 1
+
+
+@pytest.mark.parametrize("kind", [SecretKind.EC_P521, SecretKind.PLAINTEXT, SecretKind.UPDATE_CCK])
+def test_part3_T1_each_flipped_byte_of_other_kinds_is_refused(guest, kind):
+    request = guest.kind_request(kind)
+    store = guest.store(cck=b"\xc0" * 32, scf=1 << 61)
+    for offset in range(len(request)):
+        broken = bytearray(request)
+        broken[offset] ^= 1 << offset % 8
+        with pytest.raises(UvError):
+            store.add(bytes(broken))
+    assert store.state == StoreState()
+    store.add(request)
+
+
+@pytest.mark.parametrize("kind", SecretKind)
+def test_every_kind_is_taken_and_listed_as_the_format_has_it(guest, kind):
+    row = KINDS[kind]
+    store = guest.store(cck=b"\xc0" * 32, scf=1 << 61)
+    store.add(guest.kind_request(kind))
+    shown = [(entry.index, entry.kind, entry.length) for entry in store.list()]
+    assert shown == ([(0, kind, row.lengths[0] + row.listed_extra)] if row.listed else [])
+    assert store.secret_store_hash() != guest.store().secret_store_hash()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (SecretKind.EC_P256, bytes(32)),
+        (SecretKind.EC_P521, b"\x01" * 80),
+        (SecretKind.ED448, b"\x01" * 64),
+        (SecretKind.AES_XTS_128, b"\x01" * 32),
+    ],
+)
+def test_a_key_that_is_none_of_its_kind_is_refused(guest, kind, value):
+    """Nobody could ever use it; the text says nothing of the value."""
+    store = guest.store()
+    with refused(0x010C) as refusal:
+        store.add(guest.kind_request(kind, secret=value))
+    assert store.state == StoreState()
+    assert str(refusal.value) == (
+        f"the secret could not be added: the secret is no {KINDS[kind].title}; "
+        "the owner has to make a new request (0x010c)"
+    )
 
 
 @pytest.mark.parametrize("field", ["pld", "ald", "tld", "header_tag"])
@@ -182,6 +226,36 @@ def test_part3_T10_the_default_takes_512(guest):
     with refused(0x010B):
         store.add(request)
     assert [entry.index for entry in store.list()] == list(range(512))
+
+
+def test_part3_T10_the_two_counters_are_apart(guest):
+    store = guest.store(max_association_secrets=1, max_retrievable_secrets=2)
+    store.add(guest.kind_request(SecretKind.PLAINTEXT))
+    store.add(guest.kind_request(SecretKind.AES_128))
+    before = store.state
+    for kind in (SecretKind.PLAINTEXT, SecretKind.ED448):
+        with refused(0x010B) as refusal:
+            store.add(guest.kind_request(kind))
+        assert "2 retrievable" in str(refusal.value)
+    assert store.state is before
+    store.add(guest.kind_request(SecretKind.ASSOCIATION))
+    with refused(0x010B) as refusal:
+        store.add(guest.kind_request(SecretKind.ASSOCIATION))
+    assert "1 association" in str(refusal.value)
+    store.add(guest.request(None))
+    assert len(store.list()) == 3
+
+
+def test_part3_T10_no_more_than_a_list_can_tell_of(guest):
+    """Association secrets and retrievable ones together: 65535, whatever the two limits say."""
+    entry = StoredSecret(SecretKind.ASSOCIATION, id_from_name("one"), b"\x5e" * 32)
+    options: dict = {"max_association_secrets": 0xFFFF, "max_requests": 0x100000}
+    store = guest.store(state=StoreState((entry,) * 0xFFFE), **options)
+    store.add(guest.kind_request(SecretKind.PLAINTEXT))
+    for kind in (SecretKind.PLAINTEXT, SecretKind.ASSOCIATION):
+        with refused(0x010B):
+            store.add(guest.kind_request(kind))
+    assert store.list_page(0xFFFE).data[:4] == b"\x00\x01\xff\xff"
 
 
 def test_part3_T10_what_null_requests_leave_behind_is_bounded(guest):
@@ -361,7 +435,9 @@ def test_what_the_firmware_itself_gets_wrong_is_said_at_once(guest):
         guest.store(host_keys=[ec.derive_private_key(7, ec.SECP256R1())])
     for options in (
         {"max_association_secrets": -1},
-        {"max_association_secrets": 0x10001},
+        {"max_association_secrets": 0x10000},
+        {"max_retrievable_secrets": 0x10000},
+        {"max_retrievable_secrets": -1},
         {"max_requests": -1},
     ):
         with pytest.raises(ValueError, match="a store takes up to"):

@@ -41,12 +41,24 @@ def test_a_good_request_is_taken(vector, manifest, vector_guest, name):
 
 
 @pytest.mark.parametrize("name", RETRIEVABLE)
-def test_retrievable_secrets_are_not_supported_yet(vector, vector_guest, name):
+def test_a_retrievable_secret_is_taken_and_comes_back_as_its_kind_has_it(
+    vector, manifest, vector_guest, name
+):
+    expected = next(entry for entry in manifest if entry["file"] == name)
     store = vector_guest.store()
-    with pytest.raises(UvError) as refused:
-        store.add(vector(name))
-    assert refused.value.rc == 0x0109
-    assert store.state == StoreState()
+
+    store.add(vector(name))
+
+    (entry,) = store.list()
+    secret = bytes.fromhex(expected["secret"])
+    assert (entry.kind, entry.id.hex()) == (expected["type"], expected["id"])
+    retrieved = store.retrieve(0)
+    assert len(retrieved.value) == entry.length
+    if expected["type"] == 3:
+        assert retrieved.value == secret
+    else:
+        assert secret not in retrieved.value
+        assert entry.length == len(secret) + 32
 
 
 @pytest.mark.parametrize("name", BAD)

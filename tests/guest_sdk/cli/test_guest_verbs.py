@@ -65,20 +65,6 @@ def test_a_refusal_is_one_line_per_finding(guest: Callable[..., Any]) -> None:
     ]
 
 
-def test_secrets(guest: Callable[..., Any], firmware: Any, tmp_path: Path, secret_request: bytes) -> None:
-    request = tmp_path / "request"
-    request.write_bytes(secret_request)
-    assert guest("add-secret", str(request)).code == 0
-    assert firmware.story.requests == [secret_request]
-    assert guest("secrets").out.splitlines()[1].split()[:3] == ["0", "association", "32"]
-    assert guest("lock-secrets").code == 0
-    assert guest("secrets").out.splitlines()[-1] == "locked until the guest stops"
-    assert json.loads(guest("secrets", "--json").out)["locked"] is True
-    assert (
-        guest("add-secret", str(request)).err == "error: the secret store is locked until the guest stops\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("release", "carried"),
     [

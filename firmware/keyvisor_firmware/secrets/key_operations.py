@@ -1,0 +1,81 @@
+"""What can be done with a protected key, as a table: kind and operation to the function that does it.
+
+A kind has the operations that stand in its row, and no others; a parameter that an operation does not take is
+refused, so that none is silently ignored. The mathematics is `cryptography`'s. Knows keys in clear, and gives none
+out: neither in an answer nor in an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Final
+
+from cryptography.hazmat.primitives import hashes
+
+from keyvisor_firmware.secrets.errors import KeyCode, KeyRefused
+from keyvisor_firmware.secrets.key_ciphers import AES_ROWS, XTS_ROWS, require_xts_key
+from keyvisor_firmware.secrets.key_signatures import (
+    CURVES,
+    ec_key,
+    ec_rows,
+    ed448_key,
+    ed25519_key,
+    ed_rows,
+    hmac_rows,
+)
+from keyvisor_firmware.secrets.key_uses import KeyUse, Operation, Row, wrong_parameters
+from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
+
+__all__ = ["OPERATIONS", "perform", "require_key"]
+
+OPERATIONS: Final[Mapping[SecretKind, Mapping[Operation, Row]]] = MappingProxyType(
+    {
+        SecretKind.AES_128: AES_ROWS,
+        SecretKind.AES_192: AES_ROWS,
+        SecretKind.AES_256: AES_ROWS,
+        SecretKind.AES_XTS_128: XTS_ROWS,
+        SecretKind.AES_XTS_256: XTS_ROWS,
+        SecretKind.HMAC_SHA_256: hmac_rows(hashes.SHA256()),
+        SecretKind.HMAC_SHA_512: hmac_rows(hashes.SHA512()),
+        **{kind: ec_rows(kind) for kind in CURVES},
+        SecretKind.ED25519: ed_rows(ed25519_key),
+        SecretKind.ED448: ed_rows(ed448_key),
+    }
+)
+
+# Not every value of the right length is a key of these kinds; of the others it is.
+_MAKERS: Final[Mapping[SecretKind, Callable[[bytes], object]]] = MappingProxyType(
+    {
+        SecretKind.AES_XTS_128: require_xts_key,
+        SecretKind.AES_XTS_256: require_xts_key,
+        **{kind: ec_key(curve) for kind, (curve, _) in CURVES.items()},
+        SecretKind.ED448: ed448_key,
+    }
+)
+
+
+def perform(use: KeyUse, key: bytes) -> bytes:
+    """Do it with the clear `key`. An empty answer to `verify` is a yes. Raises KeyRefused."""
+    rows = OPERATIONS[use.kind]
+    row = rows.get(use.operation)
+    if row is None:
+        raise KeyRefused(
+            KeyCode.NO_SUCH_OPERATION,
+            f"a secret of type {KINDS[use.kind].title} has no `{use.operation}`, only {_listed(rows)}",
+        )
+    for each in fields(use.parameters):
+        if getattr(use.parameters, each.name) != each.default and each.name not in row.takes:
+            raise wrong_parameters(f"`{use.operation}` with this key takes no `{each.name}`: leave it out")
+    return row.run(key, use.data, use.parameters)
+
+
+def require_key(kind: SecretKind, value: bytes) -> None:
+    """Raises ValueError for a value of the right length that is still no key of this kind."""
+    if maker := _MAKERS.get(kind):
+        maker(value)
+
+
+def _listed(rows: Mapping[Operation, Row]) -> str:
+    return " and ".join(f"`{operation}`" for operation in rows)
