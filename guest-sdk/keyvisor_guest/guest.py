@@ -76,7 +76,7 @@ class Guest:
 
     def apply(
         self,
-        policy: Policy | Path | str,
+        policy: Policy | Path | str | None = None,
         *,
         partial: bool = False,
         strict: bool = True,
@@ -84,12 +84,13 @@ class Guest:
     ) -> Plan:
         """Register a policy and make the HSMs what it asks for: all of its plan, or nothing (policy, section 2).
 
-        `policy` is a policy, the path of its file, or its text (a `str` with a line break). A rule that no HSM meets
-        raises PlanUnmet before anything is applied; with `partial` what can be met is applied first, and without
-        `strict` that is enough. `dry_run` gives back the plan, met or not, and applies nothing. Raises
-        keyvisor_policy's DocumentError for a policy that is none.
+        `policy` is a policy, the path of its file, or its text (a `str` with a line break). Left out, it is the one
+        that the guest has: a policy in the image is registered from the start, and no other takes its place. A rule
+        that no HSM meets raises PlanUnmet before anything is applied; with `partial` what can be met is applied
+        first, and without `strict` that is enough. `dry_run` gives back the plan, met or not, and applies nothing.
+        Raises keyvisor_policy's DocumentError for a policy that is none.
         """
-        rules, text = planning.read(policy)
+        rules, text = self._own_policy() if policy is None else planning.read(policy)
         plan = planning.assign(rules, self.hsms(), self.secrets.list())
         reasons = planning.reasons(plan)
         if dry_run:
@@ -103,13 +104,21 @@ class Guest:
 
     @property
     def policy(self) -> messages.PolicyText | None:
-        """The policy that this guest registered, as its text; None if it has registered none."""
+        """The policy in this guest's image, or the one that it registered, as its text; None if it has none."""
         try:
             return self._door.call("get_policy", messages.PolicyText)
         except Refused as refused:
             if (refused.kind, refused.code) == ("http", _NOT_FOUND):
                 return None
             raise
+
+    def _own_policy(self) -> tuple[Policy, messages.PolicyText]:
+        text = self.policy
+        if text is None:
+            raise SdkError(
+                f"guest `{self.name}` has no policy: its image carries none, and it has registered none; give one"
+            )
+        return planning.parsed(text), text
 
     def refusals(self) -> Refusals:
         """What the gate refused, oldest first: why, and what was missing."""

@@ -8,16 +8,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from tests.images import SOME_IDENTITY
 
 import keyvisor_guest
-from keyvisor_guest.owner import Owner, Request, measure
+from keyvisor_guest.owner import Owner, Request
 from keyvisor_guest.wire.asrcb import open_request, parse
 from keyvisor_guest.wire.asrcb_layout import Flag
 from keyvisor_guest.wire.errors import CannotDecrypt, HostKeyUnusable, Unbuildable
 from keyvisor_guest.wire.p521 import public_key_hash
 from keyvisor_guest.wire.secret_ids import derive_extension_secret, id_from_name
 
-IDENTITY = measure(b"a guest's definition")
+IDENTITY = SOME_IDENTITY
 HOST_KEY = ec.derive_private_key(0x1001, ec.SECP521R1())
 BACKUP_KEY = ec.derive_private_key(0x1002, ec.SECP521R1())
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keyvisor_firmware.errors import StateUnusable
+from keyvisor_firmware.guests.boot_secrets import BootSecrets, seal_boot_secrets, unseal_boot_secrets
 from keyvisor_firmware.guests.host_key import HostKey, Sealer
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import SecretStore, StateBroken, StoreState, decode_state, encode_state
@@ -26,8 +27,17 @@ class SecretStores:
         self._host_key = host_key
         self._max_secrets = max_secrets
 
+    def begin(self, records: Records, guest: Instance, boot: BootSecrets) -> None:
+        """Keep what the image's header says of the store of a guest that starts, sealed."""
+        records.put_boot_secrets(guest.id, seal_boot_secrets(boot, guest, self._sealer))
+
+    def boot_secrets(self, records: Records, guest: Instance) -> BootSecrets:
+        """What the image's header said. Raises StateUnusable where that does not open."""
+        return unseal_boot_secrets(records.boot_secrets(guest.id) or b"", guest, self._sealer)
+
     def kept(self, records: Records, guest: Instance) -> SecretStore:
-        """The guest's store as it is on disk. Raises StateUnusable where that does not open."""
+        """The guest's store as it is on disk. Raises StateUnusable where that, or its boot secrets, does not open."""
+        self.boot_secrets(records, guest)
         sealed = records.secret_store(guest.id)
         state = StoreState() if sealed is None else self._unsealed(sealed, guest)
         return self._store(guest, state, _refuse_to_change)

@@ -116,8 +116,18 @@ def mechanisms(
 
 @app.command()
 def apply(
-    file: Annotated[Path, InputFile],
     guest: GuestOption,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The policy; without it the one in the guest's image.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Apply what can be met; without it: all or nothing.")
@@ -178,10 +188,12 @@ def lock_secrets(guest: GuestOption, state: StateOption = None) -> None:
 
 @app.command()
 def policy(guest: GuestOption, state: StateOption = None) -> None:
-    """The policy that the guest registered."""
+    """The policy in the guest's image, or the one that it registered."""
     registered = _guest(guest, state).policy
     if registered is None:
-        raise SdkError(f"guest `{guest}` has registered no policy: `keyvisor guest apply FILE` does")
+        raise SdkError(
+            f"guest `{guest}` has no policy: its image carries none, and `keyvisor guest apply FILE` registers one"
+        )
     sys.stdout.write(registered.text)
 
 

@@ -18,7 +18,7 @@ HEX_16 = r"^[0-9a-f]{32}$"
 HEX_32 = r"^[0-9a-f]{64}$"
 
 MAX_REQUEST = 0x100000  # bytes of one add-secret request (the ioctl's limit; formats, A.1)
-MAX_IMAGE = 1 << 26  # bytes of a guest definition's content
+MAX_IMAGE = 1 << 26  # bytes of an image file
 MAX_POLICY = 1 << 20  # bytes of a policy file (policy.md, section 1)
 
 GuestName = Annotated[str, Field(pattern=GUEST_NAME)]
@@ -86,7 +86,7 @@ class GuestList(Message):
 
 
 class StartGuest(Message):
-    """`image` is the guest definition's content, base64: what the boot identity is measured from."""
+    """`image` is an image file, base64, as its owner built it."""
 
     image: Base64Bytes
 
@@ -219,7 +219,7 @@ class Route:
 
 HOST_ROUTES: tuple[Route, ...] = (
     Route("GET", "/guests", "list_guests", "the guests that run", None, GuestList),
-    Route("PUT", "/guests/{name}", "start_guest", "start a guest from its definition", StartGuest, Guest),
+    Route("PUT", "/guests/{name}", "start_guest", "start a guest from an image", StartGuest, Guest),
     Route("DELETE", "/guests/{name}", "stop_guest", "stop a guest; its secrets go with it", None, Done),
     Route("PUT", "/guests/{name}/hsms/{apqn}", "attach", "give an HSM to a guest", None, Done),
     Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),
