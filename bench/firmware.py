@@ -15,7 +15,6 @@ from conformance.programs import clean_environment, serving
 
 from bench.processes import children
 from keyvisor_guest import Guest, Host, Owner
-from keyvisor_guest.owner import measure
 from keyvisor_guest.state_directory import pkcs11_socket
 from keyvisor_guest.wire.messages import Hsm
 
@@ -82,12 +81,12 @@ class Firmware:
 
     def guest(self, name: str, hsms: Sequence[str], rules: int = 0) -> None:
         """Start a guest, hand in a secret, and have its policy of `rules` rules, or more, associate the HSMs."""
-        image = f"image of {name}\n".encode()
-        self._host.start(name, image)
+        image = self._owner.build_image(kernel=f"kernel of {name}".encode())
+        self._host.start(name, image.data)
         for hsm in hsms:
             self._host.attach(name, hsm)
         guest = Guest(name, state=self._state)
-        guest.secrets.add(self._owner.association_request(name, measure(image)).data)
+        guest.secrets.add(self._owner.association_request(name, image.identity).data)
         guest.apply(policy(name, guest.hsms(), rules), partial=True, strict=False)
         if any(hsm.state != "associated" for hsm in guest.hsms()):
             raise SystemExit(f"guest `{name}`: not every HSM is associated")

@@ -15,7 +15,6 @@ from typing import Final
 from conformance.programs import clean_environment, serving
 from conformance.sides import BROKER, LABEL, PINS, Side
 from keyvisor_guest import Guest, Host, Owner, stock_client
-from keyvisor_guest.owner import measure
 from keyvisor_guest.state_directory import pkcs11_socket
 
 _SPARE: Final = "05.0011"  # bound and not associated: what the uninitialised second slot is to SoftHSM
@@ -49,10 +48,11 @@ class Firmware:
     @contextlib.contextmanager
     def side(self, name: str) -> Iterator[Side]:
         """A guest of that name, its HSM associated; it is stopped when the block ends."""
-        image = f"image of {name}\n".encode()
-        self._host.start(name, image)
+        owner = Owner([self._host.host_key_document()])
+        image = owner.build_image(kernel=f"kernel of {name}".encode())
+        self._host.start(name, image.data)
         try:
-            self._associate(name, image)
+            self._associate(name, owner.association_request(name, image.identity).data)
             work = self._directory / name
             work.mkdir()
             leading = {stock_client.ADDRESS_VARIABLE: stock_client.address(pkcs11_socket(self._state, name))}
@@ -62,12 +62,11 @@ class Firmware:
         finally:
             self._host.stop(name)
 
-    def _associate(self, name: str, image: bytes) -> None:
+    def _associate(self, name: str, request: bytes) -> None:
         guest = Guest(name, state=self._state)
         for apqn in (LABEL, _SPARE):
             self._host.attach(name, apqn)
-        owner = Owner([self._host.host_key_document()])
-        guest.secrets.add(owner.association_request(name, measure(image)).data)
+        guest.secrets.add(request)
         hsm = next(hsm for hsm in guest.hsms() if hsm.apqn == LABEL)
         guest.apply(_POLICY.format(secret=name, mkvp=hsm.mkvp, serial=hsm.serial))
         guest.bind(_SPARE)

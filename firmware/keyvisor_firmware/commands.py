@@ -41,6 +41,16 @@ class Commands:
             yield records
 
     @contextmanager
+    def judging(self, event: str, guest: str | None) -> Iterator[None]:
+        """What precedes a command and changes nothing: others go on meanwhile, and a refusal is recorded as `event`."""
+        try:
+            yield
+        except FirmwareError as error:
+            with self._lock:
+                self._record_refusal(event, guest, {}, error)
+            raise
+
+    @contextmanager
     def command(self, event: str, guest: str | None, **detail: str) -> Iterator[Work]:
         """All of what the body does, or nothing; either is recorded in the audit log as `event`.
 

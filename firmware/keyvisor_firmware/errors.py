@@ -11,6 +11,7 @@
         │   └── AssociationFailed  the key partition did not open just now
         ├── NotFound         no such guest, HSM or policy
         ├── Conflict         what is there already, or a limit that is reached, forbids it
+        ├── ImageRefused     an image starts no guest (carries its code, and where its policy is wrong)
         └── Malformed        the request's content is not what it should be (carries all findings)
 
 Add-secret refusals are the secret store's own (`keyvisor_firmware.secrets.UvError`). An error's text is one line,
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyvisor_firmware.association.responses import TEXTS, ApCode
+from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
 
 
 class FirmwareError(Exception):
@@ -69,6 +71,17 @@ class AssociationFailed(ApError):
 
     def __init__(self, message: str) -> None:
         super().__init__(ApCode.ASSOCIATION_FAILED, message)
+
+
+class ImageRefused(Refused):
+    """An image starts no guest; `code` is for the wire, the text for a person. Nothing of it is encrypted in the image."""
+
+    def __init__(self, code: ImageCode, reason: str = "", findings: Sequence[str] = ()) -> None:
+        meaning = IMAGE_MEANINGS[code]
+        found = f": {reason}" if reason else ""
+        super().__init__(f"{meaning.text}{found}; {meaning.way_out} ({code:#06x})")
+        self.code = code
+        self.findings = tuple(findings)
 
 
 class NotFound(Refused):

@@ -29,8 +29,8 @@ from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
 from keyvisor_firmware.guests.host_key import Documents, HostKeys, IssuedDocument
+from keyvisor_firmware.guests.images import open_image
 from keyvisor_firmware.guests.instance import Instance, InstanceId
-from keyvisor_firmware.guests.measuring import new_instance
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
@@ -105,10 +105,10 @@ class Firmware:
             )
 
     def start_guest(self, name: str, image: bytes) -> Instance:
-        """Start a guest from its definition's content. Raises Conflict."""
-        instance = new_instance(
-            name, image, self._audit.now(), self._randomness, self._host_keys.ring.current.hash
-        )
+        """Start a guest from an image; a policy in it is the guest's. Raises ImageRefused, Conflict."""
+        with self._commands.judging("start guest", name):
+            boot = open_image(image, self._host_keys.private)
+        instance = boot.instance(name, self._audit.now(), self._randomness)
         with self._commands.alone():
             with self._commands.command("start guest", name, instance=instance.id) as work:
                 self._require_room()
@@ -116,6 +116,9 @@ class Firmware:
                     work.records.add_guest(instance)
                 except RowTaken:
                     raise Conflict(f"guest `{name}` runs already: stop it first") from None
+                self._stores.begin(work.records, instance, boot.secrets)
+                if boot.policy is not None:
+                    work.records.put_policy(instance.id, boot.policy)
                 guest = self._guests.open(instance, work.records)
                 work.effects.note(guest.gate.stop)
             self._guests.add(guest)
@@ -294,7 +297,7 @@ class Firmware:
         return secrets.use(use)  # a store is replaced and never changed, so others need not wait
 
     def get_policy(self, instance: InstanceId) -> PolicyRow:
-        """The policy that the guest registered. Raises NotFound where there is none."""
+        """The policy of the guest's image, or the one that it registered. Raises NotFound where there is none."""
         with self._commands.reading() as records:
             self._guests.of(instance)
             row = records.policy(instance)
@@ -303,13 +306,13 @@ class Firmware:
         return row
 
     def set_policy(self, instance: InstanceId, row: PolicyRow) -> None:
-        """Register a policy; associations that it does not allow end at once. Raises Malformed."""
+        """Register a policy; associations that it does not allow end at once. Raises Malformed, Conflict."""
         self._apply("set policy", instance, row, ())
 
     def apply_plan(
         self, instance: InstanceId, row: PolicyRow, steps: Sequence[PlanStep]
     ) -> tuple[HsmView, ...]:
-        """Register a policy and do all steps, or nothing of it. Raises Malformed, ApError.
+        """Register a policy and do all steps, or nothing of it. Raises Malformed, ApError, Conflict.
 
         The steps come first, each checked as if it came alone, and against the new policy; what else the policy
         does not allow ends after them.
@@ -350,13 +353,24 @@ class Firmware:
             with self._commands.command(event, self._name(instance), **detail) as work:
                 guest = self._guests.of(instance)
                 policy = read(row)
-                work.records.put_policy(instance, row)
+                self._register(work, instance, row)
                 for step in steps:
                     self._do(work, guest, step, policy)
                 self._associations.release_forbidden(work, guest, policy)
                 views = self._views(work.records, instance)
             guest.policy = policy
         return views
+
+    def _register(self, work: Work, instance: InstanceId, row: PolicyRow) -> None:
+        """Raises Conflict for another policy than the one that is measured with the guest's image."""
+        there = work.records.policy(instance)
+        if there is None or not there.measured:
+            work.records.put_policy(instance, row)
+        elif row.text != there.text:
+            raise Conflict(
+                "this guest's policy is the one in its image: apply that (`keyvisor guest apply` without a file), "
+                "or start the guest from an image with another one"
+            )
 
     def _do(self, work: Work, guest: Running, step: PlanStep, policy: Policy) -> None:
         if (step.action == "associate") is (step.secret_id is None):

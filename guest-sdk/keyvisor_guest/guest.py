@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvisor_guest import planning, stock_client
-from keyvisor_guest.errors import PlanUnmet, Refused
+from keyvisor_guest.errors import PlanUnmet, Refused, SdkError
 from keyvisor_guest.http import Door
 from keyvisor_guest.names import apqn_text, guest_name
 from keyvisor_guest.secrets import Secrets
@@ -77,7 +77,7 @@ class Guest:
 
     def apply(
         self,
-        policy: Policy | Path | str,
+        policy: Policy | Path | str | None = None,
         *,
         partial: bool = False,
         strict: bool = True,
@@ -85,12 +85,13 @@ class Guest:
     ) -> Plan:
         """Register a policy and make the HSMs what it asks for: all of its plan, or nothing (policy, section 2).
 
-        `policy` is a policy, the path of its file, or its text (a `str` with a line break). A rule that no HSM meets
-        raises PlanUnmet before anything is applied; with `partial` what can be met is applied first, and without
-        `strict` that is enough. `dry_run` gives back the plan, met or not, and applies nothing. Raises
-        keyvisor_policy's DocumentError for a policy that is none.
+        `policy` is a policy, the path of its file, or its text (a `str` with a line break). Left out, it is the one
+        that the guest has: a policy in the image is registered from the start, and no other takes its place. A rule
+        that no HSM meets raises PlanUnmet before anything is applied; with `partial` what can be met is applied
+        first, and without `strict` that is enough. `dry_run` gives back the plan, met or not, and applies nothing.
+        Raises keyvisor_policy's DocumentError for a policy that is none.
         """
-        rules, text = planning.read(policy)
+        rules, text = self._own_policy() if policy is None else planning.read(policy)
         plan = planning.assign(rules, self.hsms(), self.secrets.list())
         reasons = planning.reasons(plan)
         if dry_run:
@@ -104,7 +105,7 @@ class Guest:
 
     @property
     def policy(self) -> messages.PolicyText | None:
-        """The policy that this guest registered, as its text; None if it has registered none."""
+        """The policy in this guest's image, or the one that it registered, as its text; None if it has none."""
         try:
             return self._door.call("get_policy", messages.PolicyText)
         except Refused as refused:
@@ -140,6 +141,14 @@ class Guest:
             environment=environment,
             say=say,
         )
+
+    def _own_policy(self) -> tuple[Policy, messages.PolicyText]:
+        text = self.policy
+        if text is None:
+            raise SdkError(
+                f"guest `{self.name}` has no policy: its image carries none, and it has registered none; give one"
+            )
+        return planning.parsed(text), text
 
     def refusals(self) -> Refusals:
         """What the gate refused, oldest first: why, and what was missing."""

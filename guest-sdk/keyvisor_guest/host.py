@@ -32,9 +32,9 @@ class Host:
         return self._door.call("list_guests", messages.GuestList).guests
 
     def start(self, name: str, image: bytes) -> messages.Guest:
-        """Start a guest from its definition's content, which its boot identity is measured from.
+        """Start a guest from an image that its owner built for this host's key.
 
-        Raises SdkError for more than 64 MiB, NameInvalid.
+        Raises SdkError for more than 64 MiB, NameInvalid; Refused with the code of what is wrong with the image.
         """
         if len(image) > MAX_IMAGE:
             raise SdkError(

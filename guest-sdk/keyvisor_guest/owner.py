@@ -1,7 +1,7 @@
-"""What a guest's owner makes, on a machine of their own: add-secret requests for one image, and its boot identity.
+"""What a guest's owner makes, on a machine of their own: images, and add-secret requests for them.
 
-Draws the random values that requests need; the format itself is `keyvisor_guest.wire.asrcb`. Talks to no host:
-what it makes is handed over as files.
+Draws the random values that requests need; the format itself is `keyvisor_guest.wire.asrcb`. Images are built by
+`keyvisor_guest.owner_images`. Talks to no host: what it makes is handed over as files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import Final, TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keyvisor_guest import owner_images
+from keyvisor_guest.owner_images import Image, ImageParts
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
 from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, FLAG_BITS, IV_LENGTH, TAG_LENGTH, Flag
-from keyvisor_guest.wire.boot_identity import BootIdentity, measure
+from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import HostKeyUnusable, Unbuildable
 from keyvisor_guest.wire.host_key_documents import MAX_DOCUMENT, unverified_host_key
 from keyvisor_guest.wire.key_files import MAX_KEY_FILE
 from keyvisor_guest.wire.key_slots import KEY_LENGTH
 from keyvisor_guest.wire.p521 import public_key_hash, require_p521
+from keyvisor_guest.wire.se_header import DEFAULT_PCF
 from keyvisor_guest.wire.secret_ids import (
     ID_LENGTH,
     NO_EXTENSION,
@@ -39,12 +42,12 @@ from keyvisor_guest.wire.user_data import SigningKey, prepare, read_signing_key,
 __all__ = [
     "BootIdentity",
     "HostKey",
+    "Image",
     "Owner",
     "Request",
     "RequestOptions",
     "SecretType",
     "UserKey",
-    "measure",
 ]
 
 ASSOCIATION_LENGTH: Final = 32
@@ -115,6 +118,40 @@ class Owner:
     def host_key_hashes(self) -> tuple[bytes, ...]:
         """SHA-256 of each host key (32 bytes), to be compared with what the operator of the host says."""
         return tuple(public_key_hash(key) for key in self._host_keys)
+
+    def build_image(
+        self,
+        *,
+        kernel: bytes | None = None,
+        ramdisk: bytes | None = None,
+        root: str | PathLike[str] | None = None,
+        policy: str | None = None,
+        cmdline: str | None = None,
+        cck: bytes | None = None,
+        scf: int = 0,
+        pcf: int = DEFAULT_PCF,
+    ) -> Image:
+        """An image that the firmware of each host can start, and nobody else can look into.
+
+        At least one part is given. The ramdisk is given ready (`ramdisk`), or packed from the directory `root` and
+        the text `policy`, which is put at /etc/keyvisor/policy.yaml. `cck` is 32 bytes, random where it is None.
+        `scf` and `pcf` are flags of `keyvisor_guest.wire.se_header`. Raises Unbuildable, OSError, and
+        keyvisor_policy's DocumentError for a policy that is none. (formats, E)
+        """
+        parts = ImageParts(
+            kernel=kernel,
+            ramdisk=ramdisk,
+            root=None if root is None else Path(root),
+            policy=None if policy is None else policy.encode(),
+            cmdline=cmdline,
+        )
+        return self.image_of(parts, cck=cck, scf=scf, pcf=pcf)
+
+    def image_of(
+        self, parts: ImageParts, *, cck: bytes | None = None, scf: int = 0, pcf: int = DEFAULT_PCF
+    ) -> Image:
+        """The same from parts as values. Raises what `build_image` does."""
+        return owner_images.build(parts, self._host_keys, cck=cck, scf=scf, pcf=pcf)
 
     def association_request(
         self,

@@ -15,7 +15,7 @@ from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.secret_kinds import SecretKind
 from keyvisor_policy import Holding, Hsm, Plan, Policy, SecretId, holding
 
-__all__ = ["assign", "read", "reasons", "request"]
+__all__ = ["assign", "parsed", "read", "reasons", "request"]
 
 TEXT_SOURCE = "policy"  # what findings in a text that is no file begin with
 
@@ -32,6 +32,11 @@ def read(policy: Policy | Path | str) -> tuple[Policy, messages.PolicyText]:
         )
     loaded = policy if isinstance(policy, Policy) else keyvisor_policy.load(Path(policy))
     return loaded, messages.PolicyText(text=_text(loaded), source=loaded.source)
+
+
+def parsed(text: messages.PolicyText) -> Policy:
+    """The policy of a text that the door gave. Raises keyvisor_policy's DocumentError."""
+    return keyvisor_policy.parse(text.text, text.source)
 
 
 def assign(policy: Policy, hsms: Iterable[messages.Hsm], secrets: Iterable[messages.Secret]) -> Plan:

@@ -156,17 +156,23 @@ class World:
 
     # --- what every story needs
 
+    def build(self, name: str, *parts: str | Path) -> None:
+        """The owner's image NAME.img, of these parts or of a small kernel; its identity in NAME.identity."""
+        self.keyvisor("host", "host-key", "--output", "host-key.pem").ok()
+        (self.directory / "kernel").write_text(f"kernel of {name}\n", encoding="utf-8")
+        words = ("owner", "image", "build", "-k", "host-key.pem", "--no-verify", "--force")
+        outputs = ("--output", f"{name}.img", "--identity-out", f"{name}.identity")
+        self.keyvisor(*words, *outputs, *(parts or ("--kernel", "kernel"))).ok()
+
     def guest(self, name: str, *hsms: str) -> None:
-        """Start a guest with HSMs attached."""
-        (self.directory / f"{name}.img").write_text(f"image of {name}\n", encoding="utf-8")
+        """Build an image, start a guest from it, attach HSMs."""
+        self.build(name)
         self.keyvisor("host", "start", name, "--image", f"{name}.img").ok()
         if hsms:
             self.keyvisor("host", "attach", name, *hsms).ok()
 
     def request(self, guest: str, secret: str, value: bytes | None = None) -> Path:
         """The owner's add-secret request for a guest; with a value of the owner's choice if one is given."""
-        self.keyvisor("host", "host-key", "--output", "host-key.pem").ok()
-        self.keyvisor("owner", "identity", f"{guest}.img", "--output", f"{guest}.identity", "--force").ok()
         path = self.directory / f"{guest}-{secret}.request"
         more: tuple[str | Path, ...] = ()
         if value is not None:

@@ -27,6 +27,7 @@ from keyvisor_guest.wire.secret_kinds import SecretKind
 from keyvisor_hsm.cards import Apqn
 from keyvisor_hsm.master_keys import OperatorToken
 
+from ..images import an_image
 from .simulator import Gates
 
 HSM = Apqn.parse("03.0011")
@@ -76,6 +77,7 @@ class Machine:
         self.log = Log()
         self.randomness: Callable[[int], bytes] = os.urandom
         self.now = NOON
+        self._images: dict[str, bytes] = {}
         self.up()
 
     def up(self, config: Config | None = None) -> None:
@@ -109,9 +111,15 @@ class Machine:
 
     # --- short ways
 
+    def image(self, name: str) -> bytes:
+        """The image of the guests with that name: one and the same for all their starts."""
+        if name not in self._images:
+            self._images[name] = an_image(self.host_key.private, name).data
+        return self._images[name]
+
     def guest(self, name: str, *hsms: Apqn, secrets: tuple[str, ...] = ()) -> Instance:
         """Start a guest with HSMs and secrets."""
-        instance = self.firmware.start_guest(name, f"image of {name}".encode())
+        instance = self.firmware.start_guest(name, self.image(name))
         for apqn in hsms:
             self.firmware.attach(name, apqn)
         for secret in secrets:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from tests.images import an_image
 from typer.testing import CliRunner
 
 from keyvisor_firmware.cli import audit, doctor, hsm, up
@@ -22,6 +23,7 @@ from keyvisor_firmware.daemon import run
 from keyvisor_firmware.errors import ConfigInvalid, StateForeign, StateInUse
 from keyvisor_guest import Guest, Host
 from keyvisor_guest.errors import NotRunning, StateDirectoryUnusable
+from keyvisor_guest.wire.messages import Guest as GuestMessage
 
 HSM = "03.0011"
 
@@ -68,6 +70,11 @@ def state() -> Iterator[Path]:
         yield Path(name) / "state"
 
 
+def start(host: Host) -> GuestMessage:
+    """Start the guest `payments`."""
+    return host.start("payments", an_image(host.host_key_document()).data)
+
+
 @pytest.fixture
 def daemon(state: Path) -> Iterator[Daemon]:
     try:
@@ -83,7 +90,7 @@ def daemon(state: Path) -> Iterator[Daemon]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_says_when_it_is_ready_and_ends_orderly(daemon: Daemon, number: int) -> None:
     assert daemon.said == f"keyvisor: ready, state {daemon.state}\n"
-    Host(state=daemon.state).start("payments", b"image")
+    start(Host(state=daemon.state))
     assert daemon.down(number) == 0
     left = [path for path in (daemon.state / "run").rglob("*") if path.is_socket()]
     assert left == []
@@ -92,7 +99,7 @@ def test_it_says_when_it_is_ready_and_ends_orderly(daemon: Daemon, number: int) 
 
 def test_guests_and_their_doors_come_back(daemon: Daemon) -> None:
     host = Host(state=daemon.state)
-    before = host.start("payments", b"image")
+    before = start(host)
     host.attach("payments", HSM)
     Guest("payments", state=daemon.state).bind(HSM)
     document = host.host_key_document()
@@ -117,7 +124,7 @@ def test_what_a_killed_daemon_left_of_a_guest_that_does_not_run_is_cleared_away(
 
 def test_a_stopped_guest_has_no_doors(daemon: Daemon) -> None:
     host = Host(state=daemon.state)
-    host.start("payments", b"image")
+    start(host)
     guest = Guest("payments", state=daemon.state)
     assert guest.hsms() == []
     host.stop("payments")
@@ -158,7 +165,7 @@ def test_a_module_that_is_not_there_is_refused_before_anything_is_made(state: Pa
 
 def test_the_operators_verbs(daemon: Daemon) -> None:
     host = Host(state=daemon.state)
-    host.start("payments", b"image")
+    start(host)
     host.attach("payments", HSM)
     Guest("payments", state=daemon.state).bind(HSM)
     options = ["--state", str(daemon.state)]

@@ -112,7 +112,7 @@ def test_names_and_numbers_that_are_taken_or_unknown(new_machine: Callable[..., 
     firmware = machine.firmware
     before = machine.picture()
     for command, kind, said in (
-        (lambda: firmware.start_guest("payments", b"i"), Conflict, "limit"),
+        (lambda: firmware.start_guest("payments", machine.image("payments")), Conflict, "limit"),
         (lambda: firmware.attach("payments", LEDGER), Conflict, "limit"),
         (lambda: firmware.attach("billing", Apqn(0xFF, 0)), NotFound, "no HSM ff.0000"),
         (lambda: firmware.attach("nobody", HSM), NotFound, "no guest `nobody`"),
@@ -124,7 +124,7 @@ def test_names_and_numbers_that_are_taken_or_unknown(new_machine: Callable[..., 
     assert machine.picture() == before
     firmware.stop_guest("billing")
     with pytest.raises(Conflict, match="runs already"):
-        firmware.start_guest("payments", b"i")
+        firmware.start_guest("payments", machine.image("payments"))
     firmware.detach("payments", SPARE)
     with pytest.raises(Conflict, match="attached to guest `payments` already"):
         firmware.attach("payments", HSM)
@@ -354,7 +354,7 @@ COMMANDS: dict[str, Callable[[Machine, Instance], object]] = {
     "detach": lambda machine, guest: machine.firmware.detach("payments", HSM),
     "attach": lambda machine, guest: machine.firmware.attach("payments", CCA),
     "stop": lambda machine, guest: machine.firmware.stop_guest("payments"),
-    "start": lambda machine, guest: machine.firmware.start_guest("billing", b"image"),
+    "start": lambda machine, guest: machine.firmware.start_guest("billing", machine.image("billing")),
 }
 
 

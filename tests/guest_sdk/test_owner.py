@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+from tests.images import SOME_IDENTITY
 
 import keyvisor_guest
-from keyvisor_guest.owner import Owner, Request, SecretType, measure
+from keyvisor_guest.owner import Owner, Request, SecretType
 from keyvisor_guest.wire.asrcb import open_request, parse
 from keyvisor_guest.wire.asrcb_layout import Flag
 from keyvisor_guest.wire.errors import CannotDecrypt, HostKeyUnusable, Unbuildable
@@ -25,7 +26,7 @@ from keyvisor_guest.wire.secret_kinds import SecretKind
 from keyvisor_guest.wire.secret_values import elliptic_key
 from keyvisor_guest.wire.user_data import unsigned, verify
 
-IDENTITY = measure(b"a guest's definition")
+IDENTITY = SOME_IDENTITY
 HOST_KEY = ec.derive_private_key(0x1001, ec.SECP521R1())
 BACKUP_KEY = ec.derive_private_key(0x1002, ec.SECP521R1())
 USER_KEY = ec.derive_private_key(0x1003, ec.SECP521R1())

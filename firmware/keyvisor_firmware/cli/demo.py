@@ -57,6 +57,12 @@ associations:
     hsm: {{mode: ep11, mkvp: 0x{mkvp}}}
 """
 
+ANY_HSM_POLICY: Final = """\
+version: 1
+associations:
+  - {name: any, secret: payments-signing, hsm: {mode: ep11}}
+"""
+
 
 class Story:
     """A terminal in a directory: runs commands, shows them, and does not go on when one surprises."""
@@ -189,21 +195,52 @@ def _first_line(stream: IO[str], seconds: float) -> str:
 
 
 def tell(story: Story) -> None:
-    """The story, from the start of the guest on."""
+    """The story, from the building of the guest's image on."""
+    mkvp = _build_image(story)
     _start_guest(story)
     _bound_only(story)
     _add_secret(story)
-    mkvp = _apply_policy(story)
+    _apply_policy(story)
     _sign(story)
     _unbind_and_return(story)
     _others(story, mkvp)
+    _spare(story, mkvp)
+
+
+def _build_image(story: Story) -> str:
+    story.step(
+        "An owner, elsewhere, builds the guest's image. Its policy is inside: the host cannot choose one."
+    )
+    story.run("keyvisor host host-key --output host-key.pem")
+    hsms = json.loads(story.run("keyvisor hsm list --json", show=False))["hsms"]
+    hsm = next(one for one in hsms if one["apqn"] == HSM)
+    story.write("policy.yaml", POLICY.format(mkvp=hsm["mkvp"], serial=hsm["serial"]))
+    story.run("keyvisor policy check policy.yaml")
+    story.write("kernel", "any file can stand for a kernel\n")
+    _image(story, "payments", "policy.yaml")
+    told = story.run("keyvisor owner image info payments.img")
+    story.require(told, "ramdisk")
+    return str(hsm["mkvp"])
+
+
+def _image(story: Story, name: str, policy: str) -> None:
+    story.run(
+        f"keyvisor owner image build --kernel kernel --policy {policy} --host-key-document host-key.pem --no-verify"
+        f" --output {name}.img --identity-out {name}.identity"
+    )
+
+
+def _request(story: Story, guest: str, image: str, secret: str, more: str = "") -> None:
+    """The owner makes a request for the image, and the guest hands it in."""
+    story.run(
+        f"keyvisor owner request association {secret} --host-key-document host-key.pem --no-verify"
+        f" --identity {image}.identity --output {image}.request{more}"
+    )
+    story.run(f"keyvisor guest secret add --guest {guest} {image}.request")
 
 
 def _start_guest(story: Story) -> None:
-    story.step("The host starts the guest `payments` and attaches three HSMs to it.")
-    (story.directory / "payments.img").write_text(
-        "kernel, ramdisk and command line of payments\n", encoding="utf-8"
-    )
+    story.step("The host starts the guest `payments` from the image and attaches three HSMs to it.")
     story.run("keyvisor host start payments --image payments.img")
     story.run(f"keyvisor host attach payments {HSM} {SPARE} {ACCELERATOR}")
     story.run("keyvisor host list")
@@ -228,28 +265,20 @@ _SIGN: Final = "--login --sign --mechanism SHA256-RSA-PKCS --id 01 --input-file 
 
 
 def _add_secret(story: Story) -> None:
-    story.step("Its owner, elsewhere, makes an add-secret request for this image; the guest hands it in.")
-    story.run("keyvisor host host-key --output host-key.pem")
-    story.run("keyvisor owner identity payments.img --output payments.identity")
-    story.run(
-        "keyvisor owner request association payments-signing --host-key-document host-key.pem --no-verify"
-        " --identity payments.identity --output payments-signing.request"
-    )
-    story.run("keyvisor guest secret add --guest payments payments-signing.request")
+    story.step("Its owner makes an add-secret request for this image; the guest hands it in.")
+    _request(story, "payments", "payments", "payments-signing", " --output-secret payments-signing.secret")
     told = story.run("keyvisor guest secret list --guest payments")
-    story.require(told, "Association")
+    story.require(told, "association")
 
 
-def _apply_policy(story: Story) -> str:
-    story.step("The guest applies its policy: the rule for this master key and this card names the secret.")
-    hsms = json.loads(story.run("keyvisor guest hsms --guest payments --json", show=False))["hsms"]
-    hsm = next(one for one in hsms if one["apqn"] == HSM)
-    story.write("policy.yaml", POLICY.format(mkvp=hsm["mkvp"], serial=hsm["serial"]))
-    story.run("keyvisor policy check policy.yaml")
-    story.run("keyvisor guest apply --guest payments policy.yaml")
+def _apply_policy(story: Story) -> None:
+    story.step("The guest applies the policy of its image, and can apply no other.")
+    story.write("any-hsm.yaml", ANY_HSM_POLICY)
+    told = story.run("keyvisor guest apply --guest payments any-hsm.yaml", refused=True)
+    story.require(told, "the one in its image")
+    story.run("keyvisor guest apply --guest payments")
     told = story.run("keyvisor guest hsms --guest payments")
     story.require(told, "associated")
-    return str(hsm["mkvp"])
 
 
 def _sign(story: Story) -> None:
@@ -278,25 +307,29 @@ def _unbind_and_return(story: Story) -> None:
 
 def _others(story: Story, mkvp: str) -> None:
     story.step("Another guest, with a secret of its own on an HSM with the same master key, does not see it.")
-    (story.directory / "billing.img").write_text(
-        "kernel, ramdisk and command line of billing\n", encoding="utf-8"
-    )
+    story.write("billing.yaml", BILLING_POLICY.format(mkvp=mkvp))
+    _image(story, "billing", "billing.yaml")
     story.run("keyvisor host start billing --image billing.img")
     story.run(f"keyvisor host attach billing {SPARE}")
-    story.run("keyvisor owner identity billing.img --output billing.identity")
-    story.run(
-        "keyvisor owner request association billing-signing --host-key-document host-key.pem --no-verify"
-        " --identity billing.identity --output billing-signing.request"
-    )
-    story.run("keyvisor guest secret add --guest billing billing-signing.request")
-    story.write("billing.yaml", BILLING_POLICY.format(mkvp=mkvp))
-    story.run("keyvisor guest apply --guest billing billing.yaml")
+    _request(story, "billing", "billing", "billing-signing")
+    story.run("keyvisor guest apply --guest billing")
     told = story.tool("billing", f"--token-label {SPARE} --login --list-objects")
     story.require_not(told, "invoices")
     story.run(f"keyvisor guest unbind --guest billing {SPARE}")
 
-    story.step("The spare HSM (another card, the same master key), with the same secret, does.")
+
+def _spare(story: Story, mkvp: str) -> None:
+    story.step(
+        "A new image may use the spare HSM too (another card, the same master key); the secret stays the same."
+    )
     story.write("policy-with-spare.yaml", POLICY_WITH_SPARE.format(mkvp=mkvp))
-    story.run("keyvisor guest apply --guest payments policy-with-spare.yaml")
+    _image(story, "payments-2", "policy-with-spare.yaml")
+    story.run("keyvisor host stop payments")
+    story.run("keyvisor host start payments --image payments-2.img")
+    story.run(f"keyvisor host attach payments {HSM} {SPARE}")
+    _request(
+        story, "payments", "payments-2", "payments-signing", " --input-secret payments-signing.secret --force"
+    )
+    story.run("keyvisor guest apply --guest payments")
     told = story.tool("payments", f"--token-label {SPARE} --login --list-objects")
     story.require(told, "invoices")

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 
-from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Refused
+from keyvisor_firmware.errors import ApError, Conflict, ImageRefused, Malformed, NotFound, Refused
 from keyvisor_firmware.secrets import KeyRefused, UvError
 from keyvisor_guest.wire.messages import Problem
 
@@ -41,6 +41,11 @@ def _key(error: KeyRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="key", code=int(error.code), message=str(error))
 
 
+def _image(error: ImageRefused) -> tuple[int, Problem]:
+    findings = list(error.findings)
+    return 409, Problem(kind="uv", code=int(error.code), message=str(error), findings=findings)
+
+
 def _malformed(error: Malformed) -> tuple[int, Problem]:
     return 422, Problem(kind="http", code=422, message=str(error), findings=list(error.findings))
 
@@ -58,6 +63,7 @@ _ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
     ApError: _ap,
     UvError: _uv,
     KeyRefused: _key,
+    ImageRefused: _image,
     Malformed: _malformed,
     NotFound: _as(404),
     Conflict: _as(409),

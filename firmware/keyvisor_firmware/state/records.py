@@ -19,6 +19,7 @@ from keyvisor_firmware.state.schema import (
     ATTACHMENTS,
     AUDIT,
     BINDINGS,
+    BOOT_SECRETS,
     GUESTS,
     HOST_KEY_DOCUMENTS,
     HOST_KEYS,
@@ -44,10 +45,14 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """A registered policy's text, and the name that findings about it begin with."""
+    """A registered policy's text, and the name that findings about it begin with.
+
+    `measured`: it came inside the guest's image, and no other may take its place.
+    """
 
     source: str
     text: str
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +168,28 @@ class Records:
         chosen = select(SECRET_STORES.c.sealed).where(SECRET_STORES.c.instance == instance)
         return self._connection.execute(chosen).scalar_one_or_none()
 
+    def put_boot_secrets(self, instance: InstanceId, sealed: bytes) -> None:
+        """Keep what the image's header told in secret, sealed. Once for each instance."""
+        self._insert(insert(BOOT_SECRETS).values(instance=instance, sealed=sealed))
+
+    def boot_secrets(self, instance: InstanceId) -> bytes | None:
+        """The sealed boot secrets; None where there is no such instance."""
+        chosen = select(BOOT_SECRETS.c.sealed).where(BOOT_SECRETS.c.instance == instance)
+        return self._connection.execute(chosen).scalar_one_or_none()
+
     def put_policy(self, instance: InstanceId, policy: PolicyRow) -> None:
         """Replace the guest's policy."""
         self._connection.execute(delete(POLICIES).where(POLICIES.c.instance == instance))
         self._connection.execute(
-            insert(POLICIES).values(instance=instance, source=policy.source, text=policy.text)
+            insert(POLICIES).values(
+                instance=instance, source=policy.source, text=policy.text, measured=policy.measured
+            )
         )
 
     def policy(self, instance: InstanceId) -> PolicyRow | None:
         """The guest's policy, if it registered one."""
         row = self._connection.execute(select(POLICIES).where(POLICIES.c.instance == instance)).one_or_none()
-        return None if row is None else PolicyRow(row.source, row.text)
+        return None if row is None else PolicyRow(row.source, row.text, row.measured)
 
     # --- the host keys
 

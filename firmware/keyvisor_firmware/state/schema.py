@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
 
 SCHEMA_VERSION: Final = 2
 
@@ -52,12 +52,18 @@ SECRET_STORES: Final = Table(
     "secret_stores", METADATA, _of_instance(), Column("sealed", LargeBinary, nullable=False)
 )
 
+BOOT_SECRETS: Final = Table(
+    "boot_secrets", METADATA, _of_instance(), Column("sealed", LargeBinary, nullable=False)
+)
+
+# `measured` is true for a policy that came inside the image: it stays as long as the guest runs.
 POLICIES: Final = Table(
     "policies",
     METADATA,
     _of_instance(),
     Column("source", Text, nullable=False),
     Column("text", Text, nullable=False),
+    Column("measured", Boolean, nullable=False),
 )
 
 # The private keys that there are: current and backup host key, and those of the test CA.

@@ -15,7 +15,7 @@ import typer
 from keyvisor_guest.cli import guest_secret
 from keyvisor_guest.cli.exec import Surroundings, run
 from keyvisor_guest.cli.guest_personalize import personalize
-from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
+from keyvisor_guest.cli.options import ApqnArgument, GuestOption, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
 from keyvisor_guest.state_directory import state_directory
 from keyvisor_policy.terminal import verb
@@ -120,8 +120,18 @@ def mechanisms(
 
 @app.command()
 def apply(
-    file: Annotated[Path, InputFile],
     guest: GuestOption,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The policy; without it the one in the guest's image.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Apply what can be met; without it: all or nothing.")
@@ -147,10 +157,12 @@ def apply(
 
 @app.command()
 def policy(guest: GuestOption, state: StateOption = None) -> None:
-    """The policy that the guest registered."""
+    """The policy in the guest's image, or the one that it registered."""
     registered = _guest(guest, state).policy
     if registered is None:
-        raise SdkError(f"guest `{guest}` has registered no policy: `keyvisor guest apply FILE` does")
+        raise SdkError(
+            f"guest `{guest}` has no policy: its image carries none, and `keyvisor guest apply FILE` registers one"
+        )
     sys.stdout.write(registered.text)
 
 

@@ -1,4 +1,5 @@
-"""`keyvisor guest secret`: a guest's secret store. Mirrors `pvsecret add`, `list`, `lock` and `retrieve` (formats, G).
+"""`keyvisor guest secret`: a guest's secret store. Mirrors `pvsecret add`, `list`, `lock`, `retrieve` and
+`verify` (formats, G).
 
 What the firmware refuses is said as pvsecret says it, with the ultravisor's code. Knows the list's and the documents'
 formats by their modules only.
@@ -296,3 +297,26 @@ def _write(content: bytes, output: Path | None, *, force: bool) -> None:
         sys.stdout.buffer.flush()
     else:
         write_private([(output, content)], force=force)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+    user_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--user-cert",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The certificate or public key of who must have signed the request.",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Verify whose request it is, before the firmware sees it; its user data goes to standard output."""
+    from keyvisor_guest.cli.request_verify import verify_command
+
+    verify_command(file, user_cert=user_cert, output=output, force=force)

@@ -36,12 +36,12 @@ def start(
             exists=True,
             dir_okay=False,
             readable=True,
-            help="The guest's definition: what its boot identity is measured from.",
+            help="The image, as its owner built it with `keyvisor owner image build`.",
         ),
     ],
     state: StateOption = None,
 ) -> None:
-    """Start a guest from its definition."""
+    """Start a guest from an image."""
     guest = _host(state).start(name, image.read_bytes())
     print(f"{guest.name} runs, CUID {guest.cuid}")
 

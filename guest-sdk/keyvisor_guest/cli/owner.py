@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keyvisor_guest.cli import owner_request
+from keyvisor_guest.cli import owner_image, owner_request
 from keyvisor_guest.cli.options import JsonOption
 from keyvisor_guest.cli.owner_files import (
     identity_fields,
@@ -17,11 +17,12 @@ from keyvisor_guest.cli.owner_files import (
     read_limited,
     write_private,
 )
-from keyvisor_guest.owner import measure
 from keyvisor_guest.wire.messages import MAX_IMAGE
+from keyvisor_guest.wire.se_image import identity_of
 from keyvisor_policy.terminal import verb
 
 app = verb("Make what a guest's owner makes, away from the machine.", group=True)
+app.add_typer(owner_image.app, name="image")
 app.add_typer(owner_request.app, name="request")
 
 
@@ -32,14 +33,14 @@ def owner() -> None:
 
 @app.command()
 def identity(
-    content_file: Annotated[
+    file: Annotated[
         Path,
         typer.Argument(
-            metavar="CONTENT_FILE",
+            metavar="FILE",
             exists=True,
             dir_okay=False,
             readable=True,
-            help="Your own copy of what is started.",
+            help="The image as you built it, or its header.",
         ),
     ],
     output: Annotated[
@@ -51,12 +52,12 @@ def identity(
     as_json: JsonOption = False,
     force: owner_request.ForceOption = False,
 ) -> None:
-    """Measure the boot identity of a guest's definition, without believing the host anything."""
-    measured = measure(read_limited(content_file, MAX_IMAGE, "a guest's definition"))
-    text = identity_json(measured)
+    """The boot identity that an image's header states: take your own copy, not one that a host gives you."""
+    stated = owner_image.understood(file, identity_of, read_limited(file, MAX_IMAGE, "an image"))
+    text = identity_json(stated)
     if output is not None:
         write_private([(output, text.encode())], force=force)
     if as_json:
         sys.stdout.write(text)
     elif output is None:
-        print_fields(identity_fields(measured))
+        print_fields(identity_fields(stated))

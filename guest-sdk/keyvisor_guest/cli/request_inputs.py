@@ -6,7 +6,6 @@ Knows how a CUID, a policy and a boot identity stand in files, and nothing of a 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH, USER_DATA_LENGTH
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
 from keyvisor_guest.wire.messages import MAX_IMAGE
+from keyvisor_guest.wire.se_image import identity_of
 from keyvisor_guest.wire.user_data import policy_reference
 
 __all__ = ["SECRET_LENGTH", "identity_for", "options_for", "read_cuid", "secret_of_32"]
@@ -55,14 +55,9 @@ def identity_for(options: CommonOptions) -> BootIdentity:
     if path is None:  # pragma: no cover - CommonOptions does not let it be so
         raise Unbuildable("for which image?")
     try:
-        images = importlib.import_module("keyvisor_guest.wire.se_image")
-    except ModuleNotFoundError as error:
-        raise Unbuildable("this release reads no image headers: give --identity FILE") from error
-    try:
-        found: BootIdentity = images.identity_of(read_limited(path, MAX_IMAGE, "an image"))
+        return identity_of(read_limited(path, MAX_IMAGE, "an image"))
     except Malformed as error:
         raise Malformed(f"`{path}` has no image header that could be taken: {error}") from error
-    return found
 
 
 def _cuid(options: CommonOptions) -> bytes | None:

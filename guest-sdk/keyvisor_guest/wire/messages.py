@@ -19,7 +19,7 @@ HEX_32 = r"^[0-9a-f]{64}$"
 INDEX = r"^[0-9]{1,5}$"
 
 MAX_REQUEST = 0x100000  # bytes of one add-secret request (the ioctl's limit; formats, A.1)
-MAX_IMAGE = 1 << 26  # bytes of a guest definition's content
+MAX_IMAGE = 1 << 26  # bytes of an image file
 MAX_POLICY = 1 << 20  # bytes of a policy file (policy.md, section 1)
 MAX_KEY_DATA = 1 << 20  # bytes that one use of a protected key signs, encrypts or decrypts
 MAX_KEY_PARAMETER = 1 << 12  # bytes of each of its parameters, and of the protected key
@@ -92,7 +92,7 @@ class GuestList(Message):
 
 
 class StartGuest(Message):
-    """`image` is the guest definition's content, base64: what the boot identity is measured from."""
+    """`image` is an image file, base64, as its owner built it."""
 
     image: Base64Bytes
 
@@ -305,7 +305,7 @@ class Route:
 
 HOST_ROUTES: tuple[Route, ...] = (
     Route("GET", "/guests", "list_guests", "the guests that run", None, GuestList),
-    Route("PUT", "/guests/{name}", "start_guest", "start a guest from its definition", StartGuest, Guest),
+    Route("PUT", "/guests/{name}", "start_guest", "start a guest from an image", StartGuest, Guest),
     Route("DELETE", "/guests/{name}", "stop_guest", "stop a guest; its secrets go with it", None, Done),
     Route("PUT", "/guests/{name}/hsms/{apqn}", "attach", "give an HSM to a guest", None, Done),
     Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),

@@ -65,7 +65,7 @@ def test_bind_associate_unbind_and_again(machine: Machine) -> None:
 def test_part2_T7_another_guests_hsm(machine: Machine) -> None:
     machine.guest("billing", HSM)
     holder = machine.ready("payments", HSM)
-    other = machine.firmware.start_guest("third", b"image")
+    other = machine.firmware.start_guest("third", machine.image("third"))
     machine.firmware.attach("third", HSM)
     said = refused(machine, ApCode.BOUND_TO_ANOTHER, lambda: machine.firmware.bind(other.id, HSM))
     assert "payments" not in said

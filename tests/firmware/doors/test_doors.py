@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.doors import server
 from keyvisor_firmware.doors.application import application
 from keyvisor_firmware.doors.bodies import LIMITS
+from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
 from keyvisor_guest.wire.messages import (
     DOORS,
     MAX_IMAGE,
@@ -24,21 +26,26 @@ from keyvisor_guest.wire.messages import (
     HeldHsm,
     Route,
 )
+from keyvisor_guest.wire.se_image_layout import COMPONENTS_AT
 
+from ...images import an_image
 from ..machine import HSM, SIGNING, Machine, policy
 from ..simulator import Call
 from .conftest import House
 
-IMAGE = {"image": base64.b64encode(b"image").decode()}
 POLICY = {"text": policy("payments-signing").text, "source": "p.yaml"}
 
 
 @pytest.fixture
 def guest(house: House) -> House:
     """The guest `payments` runs with one HSM attached."""
-    house.ask("host", "PUT", "/guests/payments", IMAGE).ok()
+    house.ask("host", "PUT", "/guests/payments", image(house)).ok()
     house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok()
     return house
+
+
+def image(house: House, name: str = "payments") -> dict[str, str]:
+    return {"image": base64.b64encode(house.machine.image(name)).decode()}
 
 
 def request(house: House, secret: str) -> dict[str, str]:
@@ -50,7 +57,7 @@ def request(house: House, secret: str) -> dict[str, str]:
 
 
 def test_the_hosts_story(house: House) -> None:
-    started = house.ask("host", "PUT", "/guests/payments", IMAGE).ok()
+    started = house.ask("host", "PUT", "/guests/payments", image(house)).ok()
     assert (started["name"], started["attached"], len(started["cuid"])) == ("payments", [], 32)
     assert house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok() == {}
     (listed,) = house.ask("host", "GET", "/guests").ok()["guests"]
@@ -166,7 +173,7 @@ def test_the_host_is_told_no_secret_no_policy_no_master_key(guest: House) -> Non
 
 
 def test_a_guests_door_serves_its_guest_only(guest: House) -> None:
-    guest.ask("host", "PUT", "/guests/billing", IMAGE).ok()
+    guest.ask("host", "PUT", "/guests/billing", image(guest, "billing")).ok()
     assert guest.ask("billing", "GET", "/hsms").ok() == {"hsms": []}
     own = guest.ask("billing", "GET", "/identity").ok()
     assert own["cuid"] != guest.ask("payments", "GET", "/identity").ok()["cuid"]
@@ -196,7 +203,7 @@ def test_refusals_carry_their_numbering(guest: House) -> None:
     problem = guest.ask("payments", "POST", "/secrets", rubbish).problem(409)
     assert problem.kind == "uv"
     assert problem.code in range(0x0101, 0x010E)
-    problem = guest.ask("host", "PUT", "/guests/payments", IMAGE).problem(409)
+    problem = guest.ask("host", "PUT", "/guests/payments", image(guest)).problem(409)
     assert (problem.kind, problem.code) == ("http", 409)
     for method, path in (
         ("DELETE", "/guests/nobody"),
@@ -248,7 +255,7 @@ def test_what_came_is_not_repeated(guest: House) -> None:
 
 @pytest.mark.parametrize("name", ["Payments", "-x", "x" * 32, "..", "%2e%2e", "a%2Fb", "a%0A", "%00"])
 def test_what_names_no_guest_is_refused(house: House, name: str) -> None:
-    assert house.ask("host", "PUT", f"/guests/{name}", IMAGE).status in (404, 422)
+    assert house.ask("host", "PUT", f"/guests/{name}", image(house)).status in (404, 422)
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
     assert house.machine.gates.told == []
 
@@ -282,12 +289,25 @@ def test_every_message_that_a_route_takes_has_a_limit() -> None:
 
 
 def test_the_largest_image_is_taken_and_one_byte_more_is_not(house: House) -> None:
-    assert (
-        house.ask("host", "PUT", "/guests/a", {"image": base64.b64encode(bytes(MAX_IMAGE)).decode()}).status
-        == 200
-    )
-    over = {"image": base64.b64encode(bytes(MAX_IMAGE + 1)).decode()}
+    kernel = MAX_IMAGE - COMPONENTS_AT - PAGE_LENGTH  # stage 3b has a page
+    largest = an_image(house.machine.host_key.private, kernel=bytes(kernel)).data
+    assert len(largest) == MAX_IMAGE
+    house.ask("host", "PUT", "/guests/a", {"image": base64.b64encode(largest).decode()}).ok()
+    over = {"image": base64.b64encode(largest + b"\x00").decode()}
     assert house.ask("host", "PUT", "/guests/b", over).problem(413).code == 413
+
+
+def test_a_refused_image_has_its_code_and_leaves_nothing(house: House) -> None:
+    for name, bad, code in (
+        ("none", b"my image", 0x0103),
+        ("cut", house.machine.image("payments")[:-1], 0x0109),
+        ("foreign", an_image(ec.generate_private_key(ec.SECP521R1())).data, 0x0108),
+    ):
+        answer = house.ask("host", "PUT", f"/guests/{name}", {"image": base64.b64encode(bad).decode()})
+        problem = answer.problem(409)
+        assert (problem.kind, problem.code) == ("uv", code)
+        assert not house.path(name).parent.exists()
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
 
 
 def test_connections_are_bounded(house: House) -> None:
@@ -310,10 +330,10 @@ def test_a_guest_whose_doors_would_have_too_long_paths_is_not_started(
     longest = 107 - len(str(house.state / "run" / "guests")) - len("//pkcs11.sock")
     padding = longest - 10
     house = new_house("s" * (padding + 1))
-    problem = house.ask("host", "PUT", f"/guests/{'g' * 31}", IMAGE).problem(409)
+    problem = house.ask("host", "PUT", f"/guests/{'g' * 31}", image(house)).problem(409)
     assert "shorter" in problem.message
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
-    house.ask("host", "PUT", "/guests/g", IMAGE).ok()
+    house.ask("host", "PUT", "/guests/g", image(house)).ok()
 
 
 # --- who may come in

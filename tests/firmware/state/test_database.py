@@ -20,9 +20,10 @@ from keyvisor_firmware.state.records import (
     PolicyRow,
 )
 from keyvisor_firmware.state.schema import METADATA, SCHEMA
-from keyvisor_guest.wire.boot_identity import measure
 from keyvisor_guest.wire.secret_ids import id_from_name
 from keyvisor_hsm.cards import Apqn
+
+from ...images import SOME_IDENTITY
 
 HSM = Apqn.parse("03.0011")
 SPARE = Apqn.parse("05.0011")
@@ -30,7 +31,7 @@ SPARE = Apqn.parse("05.0011")
 
 def instance(number: int, name: str = "") -> Instance:
     return Instance(
-        InstanceId(f"{number:032x}"), name or f"guest-{number}", number.to_bytes(16), measure(b"x"), "2026"
+        InstanceId(f"{number:032x}"), name or f"guest-{number}", number.to_bytes(16), SOME_IDENTITY, "2026"
     )
 
 

@@ -17,16 +17,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from tests.images import an_image
 
 from keyvisor_guest.cli.owner_files import write_private, yaml_file_name
-from keyvisor_guest.owner import measure
 from keyvisor_guest.wire.asrcb import open_request, parse
 from keyvisor_guest.wire.errors import Unbuildable
 from keyvisor_guest.wire.p521 import public_key_hash
 from keyvisor_guest.wire.secret_ids import derive_extension_secret
 
 HOST_KEY = ec.derive_private_key(0x1001, ec.SECP521R1())
-CONTENT = b"a guest's definition\n" * 300
+IMAGE = an_image(HOST_KEY)
 SECRET = bytes(range(0x40, 0x60))
 
 
@@ -45,10 +45,10 @@ def desk(tmp_path: Path) -> Path:
     """The owner's folder, with what they start from."""
     folder = tmp_path / "desk"
     folder.mkdir()
-    (folder / "content").write_bytes(CONTENT)
+    (folder / "image").write_bytes(IMAGE.data)
     (folder / "host.crt").write_bytes(certificate())
     (folder / "secret").write_bytes(SECRET)
-    identity = measure(CONTENT)
+    identity = IMAGE.identity
     fields = {name: getattr(identity, name).hex() for name in ("pld", "ald", "tld", "header_tag")}
     (folder / "identity.json").write_text(json.dumps(fields))
     return folder
@@ -79,16 +79,14 @@ def opened(path: Path) -> Any:
     return block.public, open_request(block, [HOST_KEY])
 
 
-def test_an_identity_is_measured_from_a_copy_of_ones_own(owner: Callable[..., Any], desk: Path) -> None:
-    assert owner("identity", "content", "-o", "measured.json").code == 0
-    assert json.loads((desk / "measured.json").read_text()) == json.loads(
-        (desk / "identity.json").read_text()
+def test_an_identity_is_stated_by_a_copy_of_ones_own(owner: Callable[..., Any], desk: Path) -> None:
+    assert owner("identity", "image", "-o", "stated.json").code == 0
+    assert json.loads((desk / "stated.json").read_text()) == json.loads((desk / "identity.json").read_text())
+    assert json.loads(owner("identity", "image", "--json").out) == json.loads(
+        (desk / "stated.json").read_text()
     )
-    assert json.loads(owner("identity", "content", "--json").out) == json.loads(
-        (desk / "measured.json").read_text()
-    )
-    shown = dict(line.split() for line in owner("identity", "content").out.splitlines())
-    assert shown == json.loads((desk / "measured.json").read_text())
+    shown = dict(line.split() for line in owner("identity", "image").out.splitlines())
+    assert shown == json.loads((desk / "stated.json").read_text())
 
 
 def test_an_association_request_and_its_description(request_for: Callable[..., Any], desk: Path) -> None:
@@ -97,7 +95,7 @@ def test_an_association_request_and_its_description(request_for: Callable[..., A
     assert (ended.code, ended.out) == (0, "")
     assert names(desk) - before == {"made.bin", "payments_signing.yaml"}
     public, contents = opened(desk / "made.bin")
-    assert public.identity == measure(CONTENT)
+    assert public.identity == IMAGE.identity
     assert len(contents.secret) == 32
     text = (desk / "payments_signing.yaml").read_text()
     assert text.startswith("!Association\n")
@@ -134,7 +132,7 @@ def test_a_meta_request_with_a_derived_extension_secret(request_for: Callable[..
     assert names(desk) - before == {"made.bin"}
     public, contents = opened(desk / "made.bin")
     assert public.secret.kind == 1
-    assert contents.extension_secret == derive_extension_secret(b"\x0c" * 32, measure(CONTENT).header_tag)
+    assert contents.extension_secret == derive_extension_secret(b"\x0c" * 32, IMAGE.identity.header_tag)
 
 
 def test_files_are_for_the_owner_alone(
@@ -142,9 +140,9 @@ def test_files_are_for_the_owner_alone(
 ) -> None:
     before = names(desk)
     request_for("association", "payments", "--output-secret", "kept")
-    owner("identity", "content", "-o", "measured.json")
+    owner("identity", "image", "-o", "stated.json")
     made = names(desk) - before
-    assert made == {"made.bin", "payments.yaml", "kept", "measured.json"}
+    assert made == {"made.bin", "payments.yaml", "kept", "stated.json"}
     assert {stat.S_IMODE((desk / name).stat().st_mode) for name in made} == {0o600}
 
 
@@ -191,8 +189,8 @@ def test_with_no_verify_it_says_what_is_not_checked(request_for: Callable[..., A
     [
         (("association", " payments"), "no secret's name"),
         (
-            ("association", "payments", "--input-secret", "content"),
-            "`content` is too long for a secret: 32 bytes",
+            ("association", "payments", "--input-secret", "image"),
+            "`image` is too long for a secret: 32 bytes",
         ),
         (("association", "payments", "--input-secret", "short"), "32 bytes, not 3"),
         (("meta", "--cck", "short"), "has 32 bytes, not 3"),
@@ -260,9 +258,9 @@ def test_show_prints_what_everybody_can_read(
 
 
 def test_show_refuses_what_is_no_request(owner: Callable[..., Any]) -> None:
-    ended = owner("request", "show", "content")
+    ended = owner("request", "show", "image")
     assert ended.code == 1
-    assert ended.err.startswith("error: `content` is no add-secret request that could be taken: ")
+    assert ended.err.startswith("error: `image` is no add-secret request that could be taken: ")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ import datetime
 import hashlib
 import json
 import stat
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from keyvisor_guest.cli.owner_files import write_private
 from keyvisor_guest.cli.request_options import _EXCLUSIVE, _SPELLED, CommonOptions
+from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.asrcb import open_request, parse
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Unbuildable
@@ -400,14 +399,11 @@ def test_the_image_must_be_named(owner: Run) -> None:
     assert "for which image? give --hdr FILE or --identity FILE" in ended.err
 
 
-def test_the_image_can_name_itself(make: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader of images is put in here: what it says is taken, for the file that was given."""
-    images = types.ModuleType("images")
-    images.identity_of = lambda data: IDENTITY if data == b"an image" else None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "keyvisor_guest.wire.se_image", images)
-    (desk / "image").write_bytes(b"an image")
+def test_the_image_can_name_itself(make: Run, desk: Path) -> None:
+    image = Owner([HOST_KEY.public_key()]).build_image(kernel=b"a kernel")
+    (desk / "image").write_bytes(image.data)
     assert make("meta", "--hdr", "image").code == 0
-    assert opened(desk / "made.bin")[0].identity == IDENTITY
+    assert opened(desk / "made.bin")[0].identity == image.identity
 
 
 def test_what_has_no_image_header_is_refused(make: Run) -> None:
