@@ -135,12 +135,18 @@ class Machine:
             self.firmware.associate(instance.id, apqn, SIGNING)
         return instance
 
-    def request(self, instance: Instance, secret: str | None, value: bytes = b"\x5e" * 32) -> bytes:
+    def request(
+        self,
+        instance: Instance,
+        secret: str | None,
+        value: bytes = b"\x5e" * 32,
+        kind: SecretKind = SecretKind.ASSOCIATION,
+    ) -> bytes:
         """An add-secret request for the guest; a null request where `secret` is None."""
         if secret is None:
             draft = Draft(SecretKind.NULL, instance.identity)
         else:
-            draft = Draft(SecretKind.ASSOCIATION, instance.identity, id_from_name(secret), value)
+            draft = Draft(kind, instance.identity, id_from_name(secret), value)
         fresh = FreshKeys(ec.generate_private_key(ec.SECP521R1()), os.urandom(32), os.urandom(12))
         certificate = x509.load_pem_x509_certificate(self.firmware.host_key_certificate().encode())
         key = certificate.public_key()

@@ -112,6 +112,15 @@ def test_limits_and_the_module_are_taken() -> None:
     assert config.limits.association_secrets == Config().limits.association_secrets
 
 
+def test_the_room_of_a_store_is_a_limit_for_each_counter() -> None:
+    config = parse("version: 1\nlimits: {association_secrets: 3, retrievable_secrets: 65535}\n", "f")
+    assert (config.limits.association_secrets, config.limits.retrievable_secrets) == (3, 0xFFFF)
+    for limit in ("association_secrets", "retrievable_secrets"):
+        for value in (0, 0x10000):
+            (finding,) = wrong(f"version: 1\nlimits: {{{limit}: {value}}}\n")
+            assert f"{limit}" in finding
+
+
 def test_every_limit_of_the_broker_can_be_set() -> None:
     assert set(_BrokerLimits.model_fields) - {"guests"} == set(broker.Limits.__dataclass_fields__)
 

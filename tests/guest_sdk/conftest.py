@@ -219,7 +219,7 @@ class GuestDoor:
     def retrieve_secret(self, index: str) -> Message:
         if int(index) not in self._story.values:
             raise refuse(409, "uv", 0x0110, "no secret has this index; look at the list (0x0110)")
-        secret = self._story.secrets[int(index)]
+        secret = next(each for each in self._story.secrets if each.index == int(index))
         return messages.RetrievedSecret(
             index=secret.index,
             type=secret.type,
