@@ -138,6 +138,18 @@ def test_apply_registers_the_policy_and_sends_its_plan_at_once(firmware: Any, gu
     assert registered.text == MET
 
 
+def test_without_an_argument_it_applies_the_policy_that_is_there(firmware: Any, guest: Guest) -> None:
+    """A policy in the image is registered from the start."""
+    with pytest.raises(SdkError, match="`payments` has no policy"):
+        guest.apply()
+    firmware.story.policy = messages.PolicyText(text=MET, source="/etc/keyvisor/policy.yaml")
+    plan = guest.apply()
+    assert not plan.unmet
+    [sent] = firmware.story.plans
+    assert sent.policy == firmware.story.policy
+    assert [hsm.state for hsm in guest.hsms()] == ["associated", "unbound"]
+
+
 def test_applying_twice_changes_nothing(firmware: Any, guest: Guest) -> None:
     guest.apply(MET)
     guest.apply(MET)

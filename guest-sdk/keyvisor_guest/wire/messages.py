@@ -347,7 +347,14 @@ GUEST_ROUTES: tuple[Route, ...] = (
     ),
     Route("POST", "/secrets", "add_secret", "hand an add-secret request to the firmware", AddSecret, Done),
     Route("POST", "/secrets/lock", "lock_secrets", "lock the secret store until the guest stops", None, Done),
-    Route("GET", "/policy", "get_policy", "the policy that this guest registered", None, PolicyText),
+    Route(
+        "GET",
+        "/policy",
+        "get_policy",
+        "the policy in this guest's image, or the one that it registered",
+        None,
+        PolicyText,
+    ),
     Route("PUT", "/policy", "set_policy", "register a policy; associations it forbids end", PolicyText, Done),
     Route(
         "POST",

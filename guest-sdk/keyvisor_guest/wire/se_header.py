@@ -206,7 +206,7 @@ def check_header_lengths(head: HeaderHead, available: int) -> None:
 
 def check_scf(scf: int) -> None:
     """Raises Malformed for secret control flags that are not known, and for both at once: they contradict each other."""
-    if unknown := scf & ~(Scf.EXTENSION_FROM_CCK | Scf.CCK_UPDATE_ALLOWED):
+    if unknown := scf & ~int(Scf.EXTENSION_FROM_CCK | Scf.CCK_UPDATE_ALLOWED):
         raise Malformed(f"unknown secret control flags {unknown:016x}")
     if scf & Scf.EXTENSION_FROM_CCK and scf & Scf.CCK_UPDATE_ALLOWED:
         raise Malformed(

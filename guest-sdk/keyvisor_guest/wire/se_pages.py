@@ -78,7 +78,7 @@ def encrypt_pages(content: bytes, key: bytes, tweak_prefix: bytes) -> bytes:
 
 
 def decrypt_pages(data: bytes, placement: Placement, key: bytes) -> bytes:
-    """The component's pages in clear, of the image file `data`. Raises CannotDecrypt for what is no XTS key."""
+    """The component's pages in clear, of the image file `data`. Raises CannotDecrypt for a key of another length."""
     pages = memoryview(data)[placement.address : placement.end]
     try:
         return _crypt(pages, key, placement.tweak_prefix, encrypt=False)

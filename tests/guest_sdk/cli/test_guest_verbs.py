@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from keyvisor_guest import client_release
+from keyvisor_guest.wire import messages
 
 MET = """\
 version: 1
@@ -164,6 +165,19 @@ def test_policy(guest: Callable[..., Any], policy: Callable[[str], str]) -> None
     assert "keyvisor guest apply FILE" in ended.err
     guest("apply", policy(MET))
     assert guest("policy").out == MET
+
+
+def test_apply_without_a_file_applies_the_policy_that_is_there(
+    firmware: Any, guest: Callable[..., Any], policy: Callable[[str], str]
+) -> None:
+    ended = guest("apply")
+    assert (ended.code, ended.out) == (1, "")
+    assert "its image carries none" in ended.err
+    guest("apply", policy(MET), "--dry-run")
+    firmware.story.policy = messages.PolicyText(text=MET, source="/etc/keyvisor/policy.yaml")
+    ended = guest("apply")
+    assert (ended.code, ended.err) == (0, "")
+    assert firmware.story.plans[-1].policy == firmware.story.policy
 
 
 def test_apply_shows_the_plan_with_its_reasons(
