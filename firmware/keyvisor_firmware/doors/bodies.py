@@ -16,6 +16,7 @@ from keyvisor_guest.wire.messages import (
     AddSecret,
     ApplyPlan,
     Associate,
+    Attest,
     Message,
     PolicyText,
     RevokeHostKey,
@@ -41,6 +42,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
     Associate: _ROOM,
     RevokeHostKey: _ROOM,
+    Attest: _base64(MAX_REQUEST) + _ROOM,
 }
 
 

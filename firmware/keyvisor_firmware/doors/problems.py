@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 
-from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Refused
+from keyvisor_firmware.errors import ApError, AttestationRefused, Conflict, Malformed, NotFound, Refused
 from keyvisor_firmware.secrets import UvError
 from keyvisor_guest.wire.messages import Problem
 
@@ -37,6 +37,10 @@ def _uv(error: UvError) -> tuple[int, Problem]:
     return 409, Problem(kind="uv", code=int(error.rc), message=str(error))
 
 
+def _attest(error: AttestationRefused) -> tuple[int, Problem]:
+    return 409, Problem(kind="attest", code=int(error.code), message=str(error))
+
+
 def _malformed(error: Malformed) -> tuple[int, Problem]:
     return 422, Problem(kind="http", code=422, message=str(error), findings=list(error.findings))
 
@@ -53,6 +57,7 @@ def _as(status: int) -> Callable[[Exception], tuple[int, Problem]]:
 _ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
     ApError: _ap,
     UvError: _uv,
+    AttestationRefused: _attest,
     Malformed: _malformed,
     NotFound: _as(404),
     Conflict: _as(409),

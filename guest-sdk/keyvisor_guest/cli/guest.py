@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyvisor_guest.cli.exec import Surroundings, run
+from keyvisor_guest.cli.guest_attest import attest
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, InputFile, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
 from keyvisor_guest.state_directory import state_directory
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keyvisor_guest.wire.messages import Hsm
 
 app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
+app.command()(attest)
 
 
 def _guest(name: str, state: Path | None) -> Guest:

@@ -5,6 +5,7 @@
     │   └── Truncated      the bytes end before the format does (every short read)
     ├── CannotDecrypt      no key slot for this host key, or slot or request are not as they were made
     ├── Unbuildable        what was asked for cannot be put into a request
+    ├── AttestationUnverified  an answer that proves nothing of the guest that it was asked of
     └── HostKeyUnusable    not a host-key document, or not with the kind of key that requests need
         └── HostKeyUntrusted   nobody that is trusted vouches for it, or not any more
 
@@ -14,6 +15,7 @@ No error's text holds a byte of a secret.
 from __future__ import annotations
 
 __all__ = [
+    "AttestationUnverified",
     "CannotDecrypt",
     "HostKeyUntrusted",
     "HostKeyUnusable",
@@ -42,6 +44,10 @@ class CannotDecrypt(WireError):
 
 class Unbuildable(WireError):
     """What was asked for cannot be put into a request."""
+
+
+class AttestationUnverified(WireError):
+    """An answer that proves nothing of the guest that it was asked of, or not what was expected."""
 
 
 class HostKeyUnusable(WireError):

@@ -34,9 +34,11 @@ class Message(BaseModel):
 
 
 class Problem(Message):
-    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), or `http`."""
+    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), `attest` (C.6), or
+    `http`.
+    """
 
-    kind: Literal["ap", "uv", "http"]
+    kind: Literal["ap", "uv", "attest", "http"]
     code: int
     message: str
     findings: list[str] = []
@@ -169,6 +171,26 @@ class Secret(Message):
 class SecretList(Message):
     secrets: list[Secret]
     locked: bool
+
+
+class Attest(Message):
+    """`request` is one attestation request control block, base64, `user_data` up to 256 bytes of the guest's own.
+
+    The lengths are those of the caller's room for the answer; as much as the request asks for where they are None.
+    """
+
+    request: Base64Bytes
+    user_data: Base64Bytes
+    measurement_length: Annotated[int, Field(ge=0)] | None = None
+    additional_length: Annotated[int, Field(ge=0)] | None = None
+
+
+class AttestationAnswer(Message):
+    """What the firmware measured, all hex: the measurement (64 bytes), the additional data, the CUID (16)."""
+
+    measurement: str
+    additional: str
+    cuid: Annotated[str, Field(pattern=HEX_16)]
 
 
 class PolicyText(Message):
@@ -310,6 +332,14 @@ GUEST_ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/refusals", "refusals", "what the gate refused, why, and what is missing", None, RefusalList
+    ),
+    Route(
+        "POST",
+        "/attest",
+        "attest",
+        "have this instance measured, for who made the attestation request",
+        Attest,
+        AttestationAnswer,
     ),
 )
 
