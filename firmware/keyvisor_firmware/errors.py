@@ -9,6 +9,7 @@
     └── Refused              a command that was not done; nothing has changed
         ├── ApError          refused with an AP response code (formats, F.5)
         │   └── AssociationFailed  the key partition did not open just now
+        ├── AttestationRefused  refused with a code of attestation (formats, C.6)
         ├── NotFound         no such guest, HSM or policy
         ├── Conflict         what is there already, or a limit that is reached, forbids it
         ├── ImageRefused     an image starts no guest (carries its code, and where its policy is wrong)
@@ -23,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyvisor_firmware.association.responses import TEXTS, ApCode
+from keyvisor_firmware.attestation.return_codes import MEANINGS, AttestCode
 from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
 
 
@@ -82,6 +84,16 @@ class ImageRefused(Refused):
         super().__init__(f"{meaning.text}{found}; {meaning.way_out} ({code:#06x})")
         self.code = code
         self.findings = tuple(findings)
+
+
+class AttestationRefused(Refused):
+    """No attestation; `code` is for the wire, the text for a person."""
+
+    def __init__(self, code: AttestCode, reason: str = "") -> None:
+        meaning = MEANINGS[code]
+        found = f": {reason}" if reason else ""
+        super().__init__(f"{meaning.text}{found}; {meaning.way_out} ({code:#06x})")
+        self.code = code
 
 
 class NotFound(Refused):

@@ -24,6 +24,7 @@ from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.association.policies import read
 from keyvisor_firmware.association.responses import ApCode
+from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
@@ -38,6 +39,7 @@ from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, Sec
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Binding, Event, PolicyRow, Records
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView
+from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, UnknownHsm
 from keyvisor_hsm.errors import PartitionUnusable
@@ -330,6 +332,18 @@ class Firmware:
             for apqn, view in hsms.items()
         }
         return tuple(RefusalView(call, _missing(missing, call.apqn)) for call in calls), dropped
+
+    def attest(self, instance: InstanceId, call: AttestCall) -> Attestation:
+        """Measure the guest for whoever made the attestation request. Raises AttestationRefused."""
+        with self._commands.command("attest", self._name(instance)):
+            guest = self._guests.of(instance)
+            subject = Subject(
+                guest.instance.identity,
+                guest.instance.cuid,
+                guest.instance.host_key_hash,
+                guest.secrets.secret_store_hash(),
+            )
+            return attest(call, subject, self._host_keys.private)
 
     # --- inside
 

@@ -67,8 +67,8 @@ class Refused(SdkError):
     """The firmware said no.
 
     `kind` names the numbering that `code` is of: `ap` (AP response codes; formats, F.5), `uv` (return codes of
-    the ultravisor; formats, B.1), `key` (of protected keys; decision 10) or `http`. `findings` are the reasons one
-    by one, where there are several.
+    the ultravisor; formats, B.1), `attest` (those of attestation; C.6), `key` (of protected keys; decision 10) or
+    `http`. `findings` are the reasons one by one, where there are several.
     """
 
     def __init__(self, kind: str, code: int, message: str, findings: Sequence[str] = ()) -> None:

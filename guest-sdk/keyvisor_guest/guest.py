@@ -5,6 +5,7 @@ Knows the door's messages; what a policy means is the policy package's, and whet
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from keyvisor_guest.names import apqn_text, guest_name
 from keyvisor_guest.secrets import Secrets
 from keyvisor_guest.state_directory import guest_socket, pkcs11_socket, state_directory
 from keyvisor_guest.wire import messages
-from keyvisor_guest.wire.messages import GUEST_ROUTES
+from keyvisor_guest.wire.attestation_file import Attestation
+from keyvisor_guest.wire.messages import GUEST_ROUTES, MAX_REQUEST
 
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library
@@ -154,6 +156,32 @@ class Guest:
         """What the gate refused, oldest first: why, and what was missing."""
         answer = self._door.call("refusals", messages.RefusalList)
         return Refusals(answer.refusals, answer.dropped)
+
+    def attest(
+        self,
+        request: bytes,
+        user_data: bytes = b"",
+        *,
+        measurement_length: int | None = None,
+        additional_length: int | None = None,
+    ) -> Attestation:
+        """Have this instance measured for whoever made the attestation request (an ARCB; formats, C.6).
+
+        Up to 256 bytes `user_data` are measured too: a public key's hash, for instance. The lengths are those that
+        whoever asked has room for. Raises Refused with the code of attestation.
+        """
+        if len(request) > MAX_REQUEST:
+            raise SdkError(f"an attestation request has at most {MAX_REQUEST} bytes, not {len(request)}")
+        body = messages.Attest(
+            request=base64.b64encode(request),
+            user_data=base64.b64encode(user_data),
+            measurement_length=measurement_length,
+            additional_length=additional_length,
+        )
+        answer = self._door.call("attest", messages.AttestationAnswer, body)
+        return Attestation(
+            *(bytes.fromhex(text) for text in (answer.measurement, answer.additional, answer.cuid))
+        )
 
     def pkcs11(self) -> Library:
         """The `pkcs11.lib` of python-pkcs11 on this guest's PKCS#11 door.

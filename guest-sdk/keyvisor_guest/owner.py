@@ -18,8 +18,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_guest import owner_images
 from keyvisor_guest.owner_images import Image, ImageParts
+from keyvisor_guest.wire.arcb import (
+    MEASUREMENT_KEY_LENGTH,
+    NONCE_LENGTH,
+    AddData,
+    AttestationContents,
+    additional_length,
+)
+from keyvisor_guest.wire.arcb import build as build_attestation
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
 from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, FLAG_BITS, IV_LENGTH, TAG_LENGTH, Flag
+from keyvisor_guest.wire.attestation_file import CUID_LENGTH, MEASUREMENT_LENGTH, AttestationFile
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import HostKeyUnusable, Unbuildable
 from keyvisor_guest.wire.host_key_documents import MAX_DOCUMENT, unverified_host_key
@@ -40,6 +49,7 @@ from keyvisor_guest.wire.secret_values import SecretType, encode
 from keyvisor_guest.wire.user_data import SigningKey, prepare, read_signing_key, sign
 
 __all__ = [
+    "AttestationRequest",
     "BootIdentity",
     "HostKey",
     "Image",
@@ -101,6 +111,14 @@ class Request:
         if self._secret is None:
             raise Unbuildable("a meta request has no secret")
         return self._secret
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationRequest:
+    """A request that is ready to be handed over, and the key (32 bytes) that its answer is verified with."""
+
+    data: bytes = field(repr=False)
+    key: bytes = field(repr=False)
 
 
 class Owner:
@@ -229,14 +247,46 @@ class Owner:
         )
         return Request(self._build(draft, key), kind, name, secret_id, secret)
 
-    def _build(self, draft: Draft, key: SigningKey | None) -> bytes:
-        fresh = FreshKeys(
-            ec.generate_private_key(ec.SECP521R1()),
-            secrets.token_bytes(KEY_LENGTH),
-            secrets.token_bytes(IV_LENGTH),
+    def attestation_request(self, add_data: Iterable[AddData | str] = ()) -> AttestationRequest:
+        """A request, in the file that `keyvisor guest attest` takes, to have a guest measured.
+
+        `add_data` is what shall be measured besides (formats, C.6). It always has a nonce. Raises Unbuildable.
+        """
+        asked = _additions(add_data)
+        fresh = _fresh_keys()
+        contents = AttestationContents(
+            secrets.token_bytes(MEASUREMENT_KEY_LENGTH), secrets.token_bytes(NONCE_LENGTH)
         )
+        expected = {
+            "measurement": MEASUREMENT_LENGTH,
+            "additional": additional_length(asked),
+            "cuid": CUID_LENGTH,
+        }
+        request = build_attestation(contents, asked, fresh, self._host_keys)
+        return AttestationRequest(AttestationFile(request, expected=expected).encode(), fresh.request_key)
+
+    def _build(self, draft: Draft, key: SigningKey | None) -> bytes:
         signer = None if key is None else partial(sign, draft.user_data, key=key)
-        return build(draft, fresh, self._host_keys, signer)
+        return build(draft, _fresh_keys(), self._host_keys, signer)
+
+
+def _fresh_keys() -> FreshKeys:
+    return FreshKeys(
+        ec.generate_private_key(ec.SECP521R1()),
+        secrets.token_bytes(KEY_LENGTH),
+        secrets.token_bytes(IV_LENGTH),
+    )
+
+
+def _additions(names: Iterable[AddData | str]) -> tuple[AddData, ...]:
+    """In the order of the additional data, each once."""
+    given = list(names)
+    for name in given:
+        if name not in list(AddData):
+            raise Unbuildable(
+                f"`{name}` is nothing that can be measured: there is {', '.join(f'`{one}`' for one in AddData)}"
+            )
+    return tuple(one for one in AddData if one in given)
 
 
 def _public_key(source: HostKey) -> ec.EllipticCurvePublicKey:

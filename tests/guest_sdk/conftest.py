@@ -70,6 +70,7 @@ class Story:
     requests: list[bytes] = field(default_factory=list)
     values: dict[int, bytes] = field(default_factory=dict)
     uses: list[messages.UseProtectedKey] = field(default_factory=list)
+    attested: list[messages.Attest] = field(default_factory=list)
     plans: list[messages.ApplyPlan] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     answer_with: Callable[[BaseHTTPRequestHandler], None] | None = None
@@ -261,6 +262,12 @@ class GuestDoor:
             missing="a secret for 03.0011",
         )
         return messages.RefusalList(refusals=[refusal], dropped=3)
+
+    def attest(self, body: messages.Attest) -> Message:
+        if body.additional_length == 0:
+            raise refuse(409, "attest", 0x010E, "the room for the additional data is too small")
+        self._story.attested.append(body)
+        return messages.AttestationAnswer(measurement="aa" * 64, additional="bb" * 32, cuid="0f" * 16)
 
     def _change(self, apqn: str, **changed: object) -> messages.Hsm:
         if apqn not in self._story.guests[self._name].attached:

@@ -53,6 +53,7 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
         messages.PolicyText: messages.PolicyText(text="version: 1\n"),
         messages.ApplyPlan: messages.ApplyPlan(policy=messages.PolicyText(text="version: 1\n"), steps=[]),
         messages.UseProtectedKey: messages.UseProtectedKey(blob=b"AAAA", kind=4, operation="sign"),
+        messages.Attest: messages.Attest(request=b"AAAA", user_data=b""),
     }
     values = {"name": "payments", "apqn": "03.0011", "index": "0"}
     for door, routes in (

@@ -14,6 +14,7 @@ from keyvisor_firmware.secrets import Entry, Retrieved
 from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_hsm.cryptoki import CKM
 
 
@@ -84,6 +85,13 @@ def issued_host_keys(issued: Sequence[IssuedDocument], root: str) -> messages.Is
             for one in issued
         ],
         root_fingerprint=x509.load_pem_x509_certificate(root.encode()).fingerprint(hashes.SHA256()).hex(),
+    )
+
+
+def attestation(answer: Attestation) -> messages.AttestationAnswer:
+    """For the guest."""
+    return messages.AttestationAnswer(
+        measurement=answer.measurement.hex(), additional=answer.additional.hex(), cuid=answer.cuid.hex()
     )
 
 

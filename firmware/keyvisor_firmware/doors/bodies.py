@@ -18,6 +18,7 @@ from keyvisor_guest.wire.messages import (
     AddSecret,
     ApplyPlan,
     Associate,
+    Attest,
     Message,
     PolicyText,
     RevokeHostKey,
@@ -45,6 +46,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     Associate: _ROOM,
     RevokeHostKey: _ROOM,
     UseProtectedKey: _base64(MAX_KEY_DATA) + 4 * _base64(MAX_KEY_PARAMETER) + _ROOM,
+    Attest: _base64(MAX_REQUEST) + _ROOM,
 }
 
 

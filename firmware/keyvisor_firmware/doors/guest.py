@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 
+from keyvisor_firmware.attestation.attest import AttestCall
 from keyvisor_firmware.doors import answers
 from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
@@ -87,6 +88,10 @@ class GuestHandlers:
     def refusals(self) -> messages.RefusalList:
         views, dropped = self._firmware.refusals(self._instance)
         return messages.RefusalList(refusals=[answers.refusal(view) for view in views], dropped=dropped)
+
+    def attest(self, body: messages.Attest) -> messages.AttestationAnswer:
+        call = AttestCall(body.request, body.user_data, body.measurement_length, body.additional_length)
+        return answers.attestation(self._firmware.attest(self._instance, call))
 
 
 def _secret_id(body: messages.Associate) -> SecretId:

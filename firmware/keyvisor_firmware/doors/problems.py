@@ -7,7 +7,15 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 
-from keyvisor_firmware.errors import ApError, Conflict, ImageRefused, Malformed, NotFound, Refused
+from keyvisor_firmware.errors import (
+    ApError,
+    AttestationRefused,
+    Conflict,
+    ImageRefused,
+    Malformed,
+    NotFound,
+    Refused,
+)
 from keyvisor_firmware.secrets import KeyRefused, UvError
 from keyvisor_guest.wire.messages import Problem
 
@@ -46,6 +54,10 @@ def _image(error: ImageRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="uv", code=int(error.code), message=str(error), findings=findings)
 
 
+def _attest(error: AttestationRefused) -> tuple[int, Problem]:
+    return 409, Problem(kind="attest", code=int(error.code), message=str(error))
+
+
 def _malformed(error: Malformed) -> tuple[int, Problem]:
     return 422, Problem(kind="http", code=422, message=str(error), findings=list(error.findings))
 
@@ -64,6 +76,7 @@ _ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
     UvError: _uv,
     KeyRefused: _key,
     ImageRefused: _image,
+    AttestationRefused: _attest,
     Malformed: _malformed,
     NotFound: _as(404),
     Conflict: _as(409),

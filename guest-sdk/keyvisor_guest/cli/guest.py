@@ -14,6 +14,7 @@ import typer
 
 from keyvisor_guest.cli import guest_secret
 from keyvisor_guest.cli.exec import Surroundings, run
+from keyvisor_guest.cli.guest_attest import attest
 from keyvisor_guest.cli.guest_personalize import personalize
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
 app.command()(personalize)
 app.add_typer(guest_secret.app, name="secret")
+app.command()(attest)
 
 
 def _guest(name: str, state: Path | None) -> Guest:

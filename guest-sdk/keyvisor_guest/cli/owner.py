@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keyvisor_guest.cli import owner_image, owner_request
+from keyvisor_guest.cli import owner_attest, owner_image, owner_request
 from keyvisor_guest.cli.options import JsonOption
 from keyvisor_guest.cli.owner_files import (
     identity_fields,
@@ -24,6 +24,7 @@ from keyvisor_policy.terminal import verb
 app = verb("Make what a guest's owner makes, away from the machine.", group=True)
 app.add_typer(owner_image.app, name="image")
 app.add_typer(owner_request.app, name="request")
+app.add_typer(owner_attest.app, name="attest")
 
 
 @app.callback()

@@ -6,6 +6,7 @@
     ├── CannotDecrypt      no key slot for this host key, or slot or request are not as they were made
     ├── Unbuildable        what was asked for cannot be put into a request
     ├── UserDataUnverified no user data that the given key signed together with this request
+    ├── AttestationUnverified  an answer that proves nothing of the guest that it was asked of
     └── HostKeyUnusable    not a host-key document, or not with the kind of key that requests need
         └── HostKeyUntrusted   nobody that is trusted vouches for it, or not any more
 
@@ -15,6 +16,7 @@ No error's text holds a byte of a secret.
 from __future__ import annotations
 
 __all__ = [
+    "AttestationUnverified",
     "CannotDecrypt",
     "HostKeyUntrusted",
     "HostKeyUnusable",
@@ -48,6 +50,10 @@ class Unbuildable(WireError):
 
 class UserDataUnverified(WireError):
     """No user data that the given key signed together with this request: the request is to be dropped."""
+
+
+class AttestationUnverified(WireError):
+    """An answer that proves nothing of the guest that it was asked of, or not what was expected."""
 
 
 class HostKeyUnusable(WireError):

@@ -37,12 +37,13 @@ class Message(BaseModel):
 
 
 class Problem(Message):
-    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), `http`, or `key`.
+    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), `attest` (C.6),
+    `http`, or `key`.
 
     `key` is our own, of protected keys (docs/decisions/0010).
     """
 
-    kind: Literal["ap", "uv", "http", "key"]
+    kind: Literal["ap", "uv", "attest", "http", "key"]
     code: int
     message: str
     findings: list[str] = []
@@ -220,6 +221,26 @@ class UsedProtectedKey(Message):
     data: Annotated[Base64Bytes, Field(repr=False)]
 
 
+class Attest(Message):
+    """`request` is one attestation request control block, base64, `user_data` up to 256 bytes of the guest's own.
+
+    The lengths are those of the caller's room for the answer; as much as the request asks for where they are None.
+    """
+
+    request: Base64Bytes
+    user_data: Base64Bytes
+    measurement_length: Annotated[int, Field(ge=0)] | None = None
+    additional_length: Annotated[int, Field(ge=0)] | None = None
+
+
+class AttestationAnswer(Message):
+    """What the firmware measured, all hex: the measurement (64 bytes), the additional data, the CUID (16)."""
+
+    measurement: str
+    additional: str
+    cuid: Annotated[str, Field(pattern=HEX_16)]
+
+
 class PolicyText(Message):
     """The text of a policy file. `source` is the name that messages about it begin with."""
 
@@ -382,6 +403,14 @@ GUEST_ROUTES: tuple[Route, ...] = (
         "sign, verify, encrypt or decrypt with a protected key of this guest",
         UseProtectedKey,
         UsedProtectedKey,
+    ),
+    Route(
+        "POST",
+        "/attest",
+        "attest",
+        "have this instance measured, for who made the attestation request",
+        Attest,
+        AttestationAnswer,
     ),
 )
 

@@ -206,3 +206,16 @@ def test_rotations_and_revocations_are_in_the_audit_log(machine: Machine) -> Non
         "rotate host key",
         "revoke host key",
     ]
+
+
+def test_no_file_and_no_log_line_holds_a_private_key_in_clear(machine: Machine) -> None:
+    machine.firmware.rotate_host_key()
+    machine.firmware.host_key_documents()
+    ring = machine.host_keys.ring
+    files = [path for path in machine.path.parent.iterdir() if path.is_file()]
+    written = b"".join(path.read_bytes() for path in files) + "".join(machine.log.lines).encode()
+    assert ring.current.certificate.encode() in written, "the scan sees what is in clear"
+    for key in (ring.current, ring.backup, ring.root, ring.signing):
+        scalar = key.private.private_numbers().private_value.to_bytes(66)[2:]
+        for form in (scalar, scalar.hex().encode(), repr(scalar)[2:-1].encode()):
+            assert form not in written

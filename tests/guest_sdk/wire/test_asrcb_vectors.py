@@ -19,6 +19,7 @@ from keyvisor_guest.wire.asrcb import (
     unseal,
 )
 from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, UserData
+from keyvisor_guest.wire.attestation import secret_store_hash
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import CannotDecrypt, Malformed
@@ -192,7 +193,7 @@ def test_the_nine_upstream_requests_and_their_secret_store_hash(vectors, vector_
     seven = null(slots=7)
     assert seven == vectors.read("upstream/null_none_default_cuid_seven")
     assert association(simple) == vectors.read("upstream/assoc_simple_default_cuid_one")
-    tags = b"".join(
+    tags = [
         request[-16:]
         for request in (
             association(derived),
@@ -205,6 +206,6 @@ def test_the_nine_upstream_requests_and_their_secret_store_hash(vectors, vector_
             seven,
             null(flags=1 << 63),
         )
-    )
-    assert hashlib.sha512(tags + b"\x01").hexdigest().startswith("d048702b")
-    assert hashlib.sha512(tags + b"\x00").hexdigest().startswith("51ce62af")
+    ]
+    assert secret_store_hash(tags, locked=True).hex().startswith("d048702b")
+    assert secret_store_hash(tags, locked=False).hex().startswith("51ce62af")
