@@ -1,6 +1,6 @@
 """Why an image starts no guest: the codes of Set-secure-configuration-parameters (0300), unpack (0301) and verify (0302).
 
-0103 and 0108 are the ultravisor's own (formats, D.5); no public source has the others. 0104 to 0106 say of a header what
+0103 and 0108 are the ultravisor's own (formats, D.5); no public source has the others. 0104 to 0107 say of a header what
 they say of a request (B.1); from 0109 on the numbers are keyvisor's own. A code says what was refused; the text adds the
 way out. Hosts read these texts: nothing of what is encrypted in an image may stand in one.
 """
@@ -24,6 +24,7 @@ class ImageCode(enum.IntEnum):
     VERSION_UNSUPPORTED = 0x0104
     SIZE_WRONG = 0x0105
     HOST_KEYS_WRONG = 0x0106
+    FLAG_UNKNOWN = 0x0107
     CANNOT_DECRYPT = 0x0108
     COMPONENTS_WRONG = 0x0109
     NOT_AS_MEASURED = 0x010A
@@ -46,6 +47,10 @@ IMAGE_MEANINGS: Final[Mapping[ImageCode, Meaning]] = MappingProxyType(
         ImageCode.SIZE_WRONG: Meaning("the size of the image's header is wrong", _WHOLE_FILE),
         ImageCode.HOST_KEYS_WRONG: Meaning(
             "the image's number of host keys is wrong", "build an image for 1 to 95 host keys"
+        ),
+        ImageCode.FLAG_UNKNOWN: Meaning(
+            "the encrypted part of the image's header has flags or items that cannot be",
+            "build the image with `keyvisor owner image build`",
         ),
         ImageCode.CANNOT_DECRYPT: Meaning(
             "the image's header cannot be decrypted",

@@ -1,8 +1,8 @@
 """The start of a guest from an image, as far as the image goes: its header opened, its pages measured, its policy taken.
 
-STEPS of D.5 in order: set secure configuration parameters (header), unpack (components), verify (measurement); then what
-is keyvisor's own, the ramdisk and the policy in it. Every refusal has its code, and tells the host, who hears it, nothing
-of what is encrypted. Only components that are needed are decrypted: measured are the pages as they stand.
+The steps of formats, D.5, in order: set secure configuration parameters (header), unpack (components), verify
+(measurement); then what is keyvisor's own, the ramdisk and the policy in it. Every refusal has its code, and tells the
+host, who hears it, nothing of what is encrypted. Only what is needed is decrypted: measured are the pages as they stand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keyvisor_firmware.guests.image_codes import ImageCode
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_guest.wire.boot_identity import BootIdentity
-from keyvisor_guest.wire.errors import WireError
+from keyvisor_guest.wire.errors import Malformed, WireError
 from keyvisor_guest.wire.initrd import Entry, find_policy, unpack
 from keyvisor_guest.wire.messages import MAX_POLICY
 from keyvisor_guest.wire.p521 import public_key_hash
@@ -100,7 +100,11 @@ def _set_parameters(
         check_header_lengths(head, len(raw))
         header = read_header(raw)
     with _refusing(ImageCode.CANNOT_DECRYPT):
-        return header, unseal_header(header, header_key(header, host_keys))
+        try:
+            return header, unseal_header(header, header_key(header, host_keys))
+        except Malformed:
+            # The reason repeats what is encrypted in the header.
+            raise ImageRefused(ImageCode.FLAG_UNKNOWN) from None
 
 
 def _policy(image: SeImage, key: bytes) -> PolicyRow | None:

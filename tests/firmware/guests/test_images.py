@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import stat
 from pathlib import Path
@@ -21,9 +22,9 @@ from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_firmware.state.schema import BOOT_SECRETS
 from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.initrd import Entry, pack
-from keyvisor_guest.wire.se_header import HeaderKeys, HeaderSecrets, Scf
+from keyvisor_guest.wire.se_header import HeaderKeys, HeaderSecrets, Scf, open_header, seal_header
 from keyvisor_guest.wire.se_image import ImageDraft, ImageKeys, build_image, identity_of, stage3b_address
-from keyvisor_guest.wire.se_image_layout import HEADER_AT, IPIB_AT, RECORD_AT
+from keyvisor_guest.wire.se_image_layout import HEADER_AT, IPIB_AT, RECORD_AT, find_header
 from keyvisor_guest.wire.se_pages import ComponentKind
 
 from ...images import an_image
@@ -137,6 +138,16 @@ def test_each_wrong_image_has_its_code(image: bytes, code: ImageCode) -> None:
     assert refused.code == code
     assert "\n" not in str(refused)
     assert str(refused).endswith(f"({code:#06x})")
+
+
+@pytest.mark.parametrize("scf", [1, Scf.EXTENSION_FROM_CCK | Scf.CCK_UPDATE_ALLOWED])
+def test_flags_that_cannot_be_are_refused_and_not_told(scf: int) -> None:
+    image = crafted(b"any file")
+    header, secrets = open_header(find_header(image), [HOST])
+    bad = seal_header(header.associated, header.iv, b"\x17" * 32, dataclasses.replace(secrets, scf=scf))
+    refused = refusal(changed(HEADER_AT, bad, image))
+    assert refused.code == ImageCode.FLAG_UNKNOWN
+    assert f"{scf:016x}" not in str(refused)
 
 
 def test_every_code_says_the_way_out() -> None:

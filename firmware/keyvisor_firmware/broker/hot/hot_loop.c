@@ -149,7 +149,7 @@ static int room_for_output(struct exchange *x, u64 length)
 {
     if (x->out_room >= length) return 1;
     free(x->out); /* nothing in it is wanted any more */
-    x->out = malloc(length);
+    x->out = calloc(1, length); /* a module that claims more than it wrote gives zeros away, not what was here before */
     x->out_room = x->out ? length : 0;
     return x->out != NULL;
 }
@@ -550,8 +550,9 @@ static int answer_and_send(struct connection *c, struct exchange *x, int in_turn
 
 /* --- what loop.py calls; none of them is called for one `exchange` by two threads at a time */
 
-/* The number that says which layouts this was compiled for. */
-u64 kv_layout(void) { return sizeof(struct row) << 32 | sizeof(struct memo) << 16 | sizeof(struct ticket) << 8 | sizeof(struct board); }
+/* The number that says which functions and layouts this was compiled for; loop.py knows the same. */
+enum { INTERFACE = 1 };
+u64 kv_layout(void) { return (u64)INTERFACE << 48 | sizeof(struct row) << 32 | sizeof(struct memo) << 16 | sizeof(struct ticket) << 8 | sizeof(struct board); }
 
 struct connection *kv_open(const struct row *rows, struct board *board)
 {

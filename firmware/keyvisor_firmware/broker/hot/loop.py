@@ -21,7 +21,10 @@ from keyvisor_firmware.broker.hot.tables import ROW_SIZE, TABLE
 
 LIBRARY: Final = Path(__file__).with_name("hot_loop.so")
 
-_LAYOUT: Final = ROW_SIZE << 32 | 8 * MEMO_CELLS << 16 | 8 * TICKET_CELLS << 8 | 8 * BOARD_CELLS
+_INTERFACE: Final = 1  # grows with every change of a function's arguments
+_LAYOUT: Final = (
+    _INTERFACE << 48 | ROW_SIZE << 32 | 8 * MEMO_CELLS << 16 | 8 * TICKET_CELLS << 8 | 8 * BOARD_CELLS
+)
 _HEAD: Final = 12  # bytes of a frame's head
 
 

@@ -66,6 +66,7 @@ struct world {
     u64 word[TICKETS], functions[ROWS];
     int closed[TICKETS]; /* atomic: the session has ended */
     u64 calls;           /* atomic: of the module */
+    u64 cold;            /* atomic: requests that Python answers */
     int alone;           /* nobody takes anything away but the module itself, so that more can be checked */
     u64 serving;         /* threads that answer */
 };

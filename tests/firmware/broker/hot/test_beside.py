@@ -56,6 +56,9 @@ def test_a_private_key_that_takes_long_holds_up_no_quick_call(served: Served) ->
 
 def test_what_stands_behind_a_large_frame_is_not_lost(served: Served, stopped: Stopped) -> None:
     slow, quick = served.session(), served.session()
+    stopped.leave.set()
+    served.call("C_SignUpdate", slow, 2 * LARGE)  # now there is room to read more than one frame at once
+    stopped.wait()
     for behind in (1, 5, 300):
         stopped.leave.clear()
         content = served.frame("C_SignUpdate", slow, LARGE)
@@ -68,6 +71,21 @@ def test_what_stands_behind_a_large_frame_is_not_lost(served: Served, stopped: S
         assert [served.receive()[0] for _ in range(behind)] == list(range(large + 1, large + behind + 1))
         stopped.leave.set()
         assert served.receive()[0] == large
+
+
+def test_what_stands_behind_a_signature_that_takes_long_is_not_lost(served: Served) -> None:
+    slow, quick = served.session(), served.session()
+    key = served.call("C_CreateObject", slow, [])
+    for _ in range(4):
+        served.call("C_SignInit", slow, Mechanism(CKM.RSA_PKCS), key)
+        stopped = Stopped(served, "C_Sign")
+        content = served.frame("C_Sign", slow, b"digest", 256)
+        signing = served.code
+        content += b"".join(served.frame("C_GenerateRandom", quick, 8) for _ in range(5))
+        served.socket.sendall(content)
+        assert [served.receive()[0] for _ in range(5)] == list(range(signing + 1, signing + 6))
+        stopped.leave.set()
+        assert served.receive()[0] == signing
 
 
 def test_as_many_large_frames_as_there_may_be_threads_and_more(made: Made) -> None:

@@ -135,7 +135,7 @@ def test_streams_of_frames_that_two_threads_answer(races: Harness) -> None:
 
 def require_streams(seen: dict[str, int]) -> None:
     """There was something of everything."""
-    assert min(seen[name] for name in ("SLOW", "COLD", "CHANGED", "NOTIFY", "ENDED", "BAD_HEAD")) > 50
+    assert min(seen[name] for name in ("SLOW", "COLD", "CHANGED", "NOTIFY", "ENDED", "BAD_HEAD")) > 10
     assert seen["replies"] > seen["frames"] / 4
 
 

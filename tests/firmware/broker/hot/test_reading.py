@@ -191,3 +191,28 @@ def test_between_two_frames_there_is_all_the_time_and_no_room_is_kept(
         wait_for(lambda: turn.contents.in_room <= 1 << 18, "the room for a large frame is given back")
     served._thread.join(0.1)
     assert len(served.call("C_GenerateRandom", session, 8)) == 8
+
+
+# --- replies
+
+
+def test_a_reply_that_is_taken_slowly_comes_whole(made: Made) -> None:
+    """The kernel takes a part of it, and the rest when there is room again."""
+    served = made(Limits(frame_seconds=0.4))
+    served.begin()
+    session = served.session()
+    for _ in range(2):
+        served.send("C_GenerateRandom", session, 1 << 20)
+        served._thread.join(0.6)
+        _, reply = served.receive()
+        assert len(read_reply("C_GenerateRandom", reply)) == 1 << 20
+    assert len(served.call("C_GenerateRandom", session, 8)) == 8
+
+
+def test_a_reply_that_is_never_taken_ends_the_connection(made: Made) -> None:
+    served = made(Limits(frame_seconds=0.05))
+    served.begin()
+    served.send("C_GenerateRandom", served.session(), 1 << 20)
+    served.join()
+    assert isinstance(served.end, BlockingIOError)
+    assert not served.connection.handles.sessions
