@@ -72,8 +72,8 @@ def test_part3_T8_it_is_refused_in_a_second_instance_and_after_a_new_start(machi
 
 
 def test_part3_T12_two_instances_of_one_image_have_secrets_of_their_own(machine: Machine) -> None:
-    first = machine.firmware.start_guest("first", b"one image")
-    second = machine.firmware.start_guest("second", b"one image")
+    first = machine.firmware.start_guest("first", machine.image("first"))
+    second = machine.firmware.start_guest("second", machine.image("first"))
     assert first.identity == second.identity
     add(machine, first, SecretKind.PLAINTEXT, TEXT)
     add(machine, second, SecretKind.PLAINTEXT, TEXT[::-1])

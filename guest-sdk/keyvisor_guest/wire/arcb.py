@@ -269,7 +269,7 @@ def unseal(block: AttestationBlock, key: bytes) -> AttestationContents:
     try:
         clear = AESGCM(key).decrypt(block.iv, block.sealed + block.tag, block.associated)
     except InvalidTag as error:
-        raise CannotDecrypt("the request is not as it was made") from error
+        raise CannotDecrypt("it is not as it was made") from error
     return AttestationContents(clear[:MEASUREMENT_KEY_LENGTH], clear[MEASUREMENT_KEY_LENGTH:] or None)
 
 

@@ -121,7 +121,7 @@ def unseal(block: ControlBlock, key: bytes) -> Contents:
     try:
         clear = AESGCM(key).decrypt(block.public.iv, block.sealed + block.tag, block.associated)
     except InvalidTag as error:
-        raise CannotDecrypt("the request is not as it was made") from error
+        raise CannotDecrypt("it is not as it was made") from error
     # The extension secret stands last; `check_lengths` leaves room for it.
     return Contents(clear[:-EXTENSION_LENGTH], clear[-EXTENSION_LENGTH:])
 

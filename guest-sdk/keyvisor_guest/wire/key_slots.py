@@ -115,4 +115,4 @@ def unwrap_slot(slot: KeySlot, kek: bytes) -> bytes:
     try:
         return AESGCM(kek).decrypt(_WRAP_IV, slot.wrapped + slot.tag, None)
     except InvalidTag as error:
-        raise CannotDecrypt("the key slot is not as it was made") from error
+        raise CannotDecrypt("it is not as it was made") from error

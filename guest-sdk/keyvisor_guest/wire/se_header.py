@@ -252,7 +252,7 @@ def unseal_header(header: SeHeader, key: bytes) -> HeaderSecrets:
     try:
         clear = AESGCM(key).decrypt(header.iv, header.sealed + header.tag, header.associated)
     except InvalidTag as error:
-        raise CannotDecrypt("the image's header is not as it was made") from error
+        raise CannotDecrypt("it is not as it was made") from error
     cursor = Cursor(clear)
     cck, image_key = cursor.take(CCK_LENGTH), cursor.take(IMAGE_KEY_LENGTH)
     secrets = HeaderSecrets(cck, image_key, cursor.number(8), cursor.number(8), cursor.number(8))
