@@ -29,7 +29,8 @@ from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
-from keyvisor_firmware.guests.host_key import Documents, HostKeys, IssuedDocument
+from keyvisor_firmware.guests.host_key import HostKeys
+from keyvisor_firmware.guests.host_key_commands import HostKeyCommands
 from keyvisor_firmware.guests.images import open_image
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.register import Register
@@ -73,6 +74,7 @@ class Firmware:
         self._randomness = randomness
         self._limits = limits
         self._commands = Commands(database, audit)
+        self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
         self._associations = Associations(hsms)
         self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
 
@@ -175,11 +177,6 @@ class Firmware:
         """The current host key's document, PEM."""
         return self._host_keys.ring.current.certificate
 
-    def host_key_documents(self) -> Documents:
-        """The documents of the host keys, and who vouches for them."""
-        with self._commands.reading() as records:
-            return self._host_keys.documents(records)
-
     # --- the operator's
 
     def held_hsms(self) -> tuple[HsmView, ...]:
@@ -193,30 +190,6 @@ class Firmware:
         """The newest entries of the audit log, oldest first."""
         with self._commands.reading() as records:
             return records.events(self._limits.audit_entries)
-
-    def issued_host_keys(self) -> tuple[IssuedDocument, ...]:
-        """Every host-key document that was issued, oldest first."""
-        with self._commands.reading() as records:
-            return self._host_keys.issued(records)
-
-    def host_key_root(self) -> str:
-        """The root CA's certificate, PEM."""
-        return self._host_keys.ring.root.certificate
-
-    def rotate_host_key(self) -> None:
-        """Make a new current host key; the present one becomes the backup, and the backup is gone.
-
-        What was made for the backup does not open any more. The stores of guests that run take the new keys.
-        """
-        with self._commands.alone():
-            with self._commands.command("rotate host key", None) as work:
-                ring = self._host_keys.rotated(work.records)
-            self._host_keys.become(ring)
-
-    def revoke_host_key(self, serial: str) -> None:
-        """Put a host-key document (its serial number, hex) on the revocation list. Raises NotFound, Conflict."""
-        with self._commands.command("revoke host key", None, serial=serial) as work:
-            self._host_keys.revoke(work.records, serial, self._audit.now())
 
     # --- a guest's own: all raise NotFound once it is stopped
 

@@ -76,4 +76,4 @@ class HostHandlers:
         return messages.HostKeyDocument(pem=self._firmware.host_key_certificate())
 
     def host_keys(self) -> messages.HostKeyDocuments:
-        return answers.host_key_documents(self._firmware.host_key_documents())
+        return answers.host_key_documents(self._firmware.host_keys.documents())

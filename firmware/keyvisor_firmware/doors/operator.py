@@ -22,12 +22,13 @@ class OperatorHandlers:
         return messages.AuditLog(entries=[answers.audit_entry(event) for event in self._firmware.audit_log()])
 
     def issued_host_keys(self) -> messages.IssuedHostKeys:
-        return answers.issued_host_keys(self._firmware.issued_host_keys(), self._firmware.host_key_root())
+        keys = self._firmware.host_keys
+        return answers.issued_host_keys(keys.issued(), keys.documents().root)
 
     def rotate_host_key(self) -> messages.IssuedHostKeys:
-        self._firmware.rotate_host_key()
+        self._firmware.host_keys.rotate()
         return self.issued_host_keys()
 
     def revoke_host_key(self, body: messages.RevokeHostKey) -> messages.IssuedHostKeys:
-        self._firmware.revoke_host_key(body.serial)
+        self._firmware.host_keys.revoke(body.serial)
         return self.issued_host_keys()

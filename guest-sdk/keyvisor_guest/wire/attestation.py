@@ -166,11 +166,20 @@ def _check_expected(found: Verified, expected: Expected) -> None:
     if expected.secret_store_hash is not None:
         _check_store(found.additional.secret_store_hash, expected.secret_store_hash)
     if expected.host_keys is not None:
-        for key in (found.additional.image_host_key, found.additional.attestation_host_key):
-            if key is not None and key not in expected.host_keys:
-                raise AttestationUnverified(
-                    f"the host has used the key {key.hex()}, which is in none of the given host-key documents"
-                )
+        _check_host_keys(found.additional, expected.host_keys)
+
+
+def _check_host_keys(found: AdditionalData, expected: tuple[bytes, ...]) -> None:
+    used = [key for key in (found.image_host_key, found.attestation_host_key) if key is not None]
+    if not used:
+        raise AttestationUnverified(
+            "the request did not ask which host keys were used: make one with `--add-data phkh-img`"
+        )
+    for key in used:
+        if key not in expected:
+            raise AttestationUnverified(
+                f"the host has used the key {key.hex()}, which is in none of the given host-key documents"
+            )
 
 
 def _check_store(found: bytes | None, expected: bytes) -> None:

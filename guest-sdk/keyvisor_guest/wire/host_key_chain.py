@@ -7,9 +7,11 @@ The rules (RFC 5280, as far as these chains go):
 
 * Everybody in the chain is within their validity, and has signed with SHA-256, SHA-384 or SHA-512.
 * The document's key is one of P-521, and the document is no CA's: it may agree on keys, not sign.
-* Every signer is a CA that may sign certificates, with no more CAs below it than it allows.
+* Every signer is a CA that may sign certificates, with no more CAs below it than it allows. Alone the signing key of
+  real machines, which is no CA, is known by its name, as IBM's own tools know it; its way to the root is checked alike.
 * The signer of the document has published a revocation list that is valid now and does not name the document. A
   list of another signer of the chain is held against what that signed, where it is given.
+* Two names are one if they have the same entries, in whatever order: those of real machines differ in it.
 * What says that it must be understood (a critical extension) and is not: refused.
 """
 
@@ -23,15 +25,27 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import NameOID
 
 from keyvisor_guest.wire.errors import HostKeyUntrusted, HostKeyUnusable
 from keyvisor_guest.wire.host_key_documents import UNREADABLE, certificate_key, read_certificate
 
 __all__ = ["Trust", "verified_host_key"]
 
+_RSA: Final = (padding.PKCS1v15, padding.PSS)
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _UNDERSTOOD: Final = (x509.BasicConstraints, x509.KeyUsage)
+
+# Whose documents real machines have: all six entries of the signing key's subject, the unit only by its end.
+_IBM: Final = {
+    NameOID.COUNTRY_NAME: "US",
+    NameOID.STATE_OR_PROVINCE_NAME: "New York",
+    NameOID.LOCALITY_NAME: "Poughkeepsie",
+    NameOID.ORGANIZATION_NAME: "International Business Machines Corporation",
+    NameOID.COMMON_NAME: "International Business Machines Corporation",
+}
+_IBM_UNIT: Final = "Key Signing Service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,7 @@ def _chain(document: x509.Certificate, trust: Trust) -> tuple[x509.Certificate, 
 
 
 def _issuer(child: x509.Certificate, what: str, trust: Trust) -> x509.Certificate:
-    candidates = [one for one in (trust.root, *trust.certificates) if one.subject == child.issuer]
+    candidates = [one for one in (trust.root, *trust.certificates) if _same(one.subject, child.issuer)]
     if not candidates:
         raise HostKeyUntrusted(
             f"{what} was issued by `{child.issuer.rfc4514_string()}`, of whom no certificate is given: "
@@ -114,11 +128,22 @@ def _issuer(child: x509.Certificate, what: str, trust: Trust) -> x509.Certificat
 
 
 def _signed_by(child: x509.Certificate, signer: x509.Certificate) -> bool:
+    key, digest, how = (
+        signer.public_key(),
+        child.signature_hash_algorithm,
+        child.signature_algorithm_parameters,
+    )
+    signature, content = child.signature, child.tbs_certificate_bytes
     try:
-        child.verify_directly_issued_by(signer)
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
+            key.verify(signature, content, how)
+            return True
+        if isinstance(key, rsa.RSAPublicKey) and isinstance(how, _RSA) and digest is not None:
+            key.verify(signature, content, how, digest)
+            return True
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
-    return True
+    return False
 
 
 def _check_signer(signer: x509.Certificate, below: int, now: datetime.datetime) -> None:
@@ -126,6 +151,8 @@ def _check_signer(signer: x509.Certificate, below: int, now: datetime.datetime) 
     what = _named(signer)
     _check_validity(signer, what, now)
     _check_critical(signer.extensions, what)
+    if below == 0 and _is_real_signing_key(signer):
+        return
     constraints, usage = _constraints(signer), _usage(signer)
     if constraints is None or not constraints.ca:
         raise HostKeyUntrusted(f"{what} is no CA and vouches for nobody: give the host-key signing key's own")
@@ -146,7 +173,7 @@ def _check_revocation(
     required: bool,
 ) -> None:
     """Hold `child` against all lists of its signer; at least one must be there where it is `required`."""
-    named = [one for one in lists if one.issuer == signer.subject]
+    named = [one for one in lists if _same(one.issuer, signer.subject)]
     if required and not named:
         raise HostKeyUntrusted(f"no revocation list of {_named(signer)} is given: give it with --crl")
     for revoked in named:
@@ -163,7 +190,7 @@ def _check_list(
 ) -> None:
     what = f"the revocation list of {_named(signer)}"
     usage, key = _usage(signer), signer.public_key()
-    if usage is None or not usage.crl_sign:
+    if (usage is None or not usage.crl_sign) and not _is_real_signing_key(signer):
         raise HostKeyUntrusted(f"{_named(signer)} may not sign revocation lists: ask who issued it")
     if not isinstance(revoked.signature_hash_algorithm, _HASHES):
         raise HostKeyUntrusted(f"{what} is signed with a weak or unknown hash: ask for a new one")
@@ -217,6 +244,21 @@ def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return None
+
+
+def _same(one: x509.Name, other: x509.Name) -> bool:
+    return _entries(one) == _entries(other)
+
+
+def _entries(name: x509.Name) -> list[tuple[str, str | bytes]]:
+    return sorted((entry.oid.dotted_string, entry.value) for entry in name)
+
+
+def _is_real_signing_key(certificate: x509.Certificate) -> bool:
+    found = {entry.oid: entry.value for entry in certificate.subject}
+    unit = found.pop(NameOID.ORGANIZATIONAL_UNIT_NAME, None)
+    alone = len(list(certificate.subject)) == len(_IBM) + 1
+    return alone and found == _IBM and isinstance(unit, str) and unit.endswith(_IBM_UNIT)
 
 
 def _named(certificate: x509.Certificate) -> str:

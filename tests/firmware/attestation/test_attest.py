@@ -222,7 +222,7 @@ def test_the_image_was_opened_with_an_older_key_than_the_request(machine: Machin
     """Both are told apart, over a restart too."""
     guest = machine.guest("payments")
     older = machine.host_key.hash
-    machine.firmware.rotate_host_key()
+    machine.firmware.host_keys.rotate()
     machine.again()
     made = _asked(machine)
     found = verify(_attested(machine, guest, made), made.key, guest.identity)
@@ -233,9 +233,9 @@ def test_the_image_was_opened_with_an_older_key_than_the_request(machine: Machin
 def test_part3_T2_a_request_for_an_older_host_key_is_refused(machine: Machine) -> None:
     guest = machine.guest("payments")
     made = _asked(machine)
-    machine.firmware.rotate_host_key()
+    machine.firmware.host_keys.rotate()
     verify(_attested(machine, guest, made), made.key, guest.identity)
-    machine.firmware.rotate_host_key()
+    machine.firmware.host_keys.rotate()
     with pytest.raises(AttestationRefused) as caught:
         _attested(machine, guest, made)
     assert caught.value.code == 0x010C

@@ -203,6 +203,20 @@ def test_what_is_not_as_expected_is_told(story, expected, said):
         verify(story.answer(), story.made.key, IDENTITY, expected)
 
 
+def test_host_keys_that_were_not_asked_for_are_not_verified(host_key):
+    story = Story(host_key, (AddData.SECRET_STORE_HASH,))
+    with pytest.raises(AttestationUnverified, match="did not ask which host keys were used"):
+        verify(story.answer(), story.made.key, IDENTITY, Expected(host_keys=(story.hash,)))
+
+
+@pytest.mark.parametrize("asked", [EVERYTHING[:1], EVERYTHING[1:2]])
+def test_one_host_key_that_was_asked_for_is_enough(host_key, asked):
+    story = Story(host_key, asked)
+    verify(story.answer(), story.made.key, IDENTITY, Expected(host_keys=(story.hash,)))
+    with pytest.raises(AttestationUnverified, match="in none of the given"):
+        verify(story.answer(), story.made.key, IDENTITY, Expected(host_keys=(bytes(32),)))
+
+
 def test_a_store_that_was_not_asked_for_is_not_verified(host_key):
     story = Story(host_key, ())
     with pytest.raises(AttestationUnverified, match="did not ask for the secret-store hash"):

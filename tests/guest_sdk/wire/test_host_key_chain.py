@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -57,17 +58,19 @@ class Made:
     digest: hashes.HashAlgorithm = field(default_factory=hashes.SHA512)
     critical: bool = False
     public_key: object = None
+    whole_name: x509.Name | None = None
+    issuer_name: x509.Name | None = None
 
     @property
     def subject(self) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        return self.whole_name or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
 
     def make(self) -> x509.Certificate:
         signer = self.issuer or self
         builder = (
             x509.CertificateBuilder()
             .subject_name(self.subject)
-            .issuer_name(signer.subject)
+            .issuer_name(self.issuer_name or signer.subject)
             .public_key(self.public_key or self.key.public_key())  # type: ignore[arg-type]
             .serial_number(self.serial)
             .not_valid_before(self.start)
@@ -325,6 +328,68 @@ def test_every_flipped_byte_of_a_document_is_refused() -> None:
         bad[offset] ^= 1
         with pytest.raises(HostKeyUnusable):
             verified_host_key(bytes(bad), trust, NOON)
+
+
+CORPORATION = "International Business Machines Corporation"
+REAL = {
+    NameOID.COUNTRY_NAME: "US",
+    NameOID.ORGANIZATION_NAME: CORPORATION,
+    NameOID.COMMON_NAME: CORPORATION,
+    NameOID.STATE_OR_PROVINCE_NAME: "New York",
+    NameOID.LOCALITY_NAME: "Poughkeepsie",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "IBM Z Host Key Signing Service",
+}
+
+
+def real(reverse: bool = False, **changes: str) -> x509.Name:
+    entries = [x509.NameAttribute(oid, changes.get(oid._name, value)) for oid, value in REAL.items()]
+    return x509.Name(entries[::-1] if reverse else entries)
+
+
+def real_signing(**changes: object) -> Made:
+    """No CA, as those of real machines are not; its subject has its entries in another order than the documents."""
+    made = Made("", key(2), ROOT, ca=False, use=usage(digital_signature=True), whole_name=real(reverse=True))
+    return replace(made, **changes)
+
+
+def test_the_name_of_the_published_documents_signer(vectors: Any) -> None:
+    for name in ("host", "host2", "host.pem"):
+        assert x509.load_pem_x509_certificate(vectors.read(f"keys/{name}.crt")).issuer == real()
+
+
+def test_a_real_machines_signing_key_is_known_by_its_name() -> None:
+    signing = real_signing()
+    document = replace(DOCUMENT, issuer=signing, issuer_name=real())
+    listed = [revocations(replace(signing, whole_name=real()))]
+    assert verify(document, certificates=[signing], lists=listed) == DOCUMENT.key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"whole_name": real(localityName="Armonk")}, "is no CA"),
+        ({"whole_name": real(organizationalUnitName="IBM Z Host Key")}, "is no CA"),
+        (
+            {"whole_name": x509.Name([*real(), x509.NameAttribute(NameOID.LOCALITY_NAME, "Poughkeepsie")])},
+            "is no CA",
+        ),
+        ({"end": NOON - DAY / 2}, "expired"),
+        ({"critical": True}, "critical extension"),
+        ({"issuer": Made("root", key(9))}, "is not that of `CN=root`"),
+    ],
+)
+def test_a_broken_twin_of_a_real_signing_key_is_refused(changes: dict[str, Any], said: str) -> None:
+    signing = real_signing(**changes)
+    with pytest.raises(HostKeyUntrusted, match=said):
+        verify(replace(DOCUMENT, issuer=signing), certificates=[signing])
+
+
+def test_a_real_signing_key_signs_no_other_signers() -> None:
+    """It is known by its name where it signs a document, and there alone."""
+    signing = real_signing()
+    below = Made("below", key(8), signing)
+    with pytest.raises(HostKeyUntrusted, match="is no CA"):
+        verify(replace(DOCUMENT, issuer=below), certificates=[below, signing])
 
 
 def test_files_of_certificates_and_lists() -> None:
