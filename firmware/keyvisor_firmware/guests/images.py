@@ -21,8 +21,8 @@ from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, WireError
 from keyvisor_guest.wire.initrd import Entry, find_policy, unpack
+from keyvisor_guest.wire.key_slots import addressed_key
 from keyvisor_guest.wire.messages import MAX_POLICY
-from keyvisor_guest.wire.p521 import public_key_hash
 from keyvisor_guest.wire.se_header import (
     HeaderSecrets,
     SeHeader,
@@ -76,13 +76,7 @@ def open_image(data: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) -> 
         check_measured(image)
     policy = _policy(image, secrets.image_key)
     boot = BootSecrets(secrets.cck, secrets.scf)
-    return BootImage(header.identity(), _opened_with(header, host_keys), boot, policy)
-
-
-def _opened_with(header: SeHeader, host_keys: Sequence[ec.EllipticCurvePrivateKey]) -> bytes:
-    """The hash of the host key whose slot comes first, which is the one that opened the header."""
-    ours = {public_key_hash(key.public_key()) for key in host_keys}
-    return next(slot.host_key_hash for slot in header.slots if slot.host_key_hash in ours)
+    return BootImage(header.identity(), addressed_key(host_keys, header.slots), boot, policy)
 
 
 def _set_parameters(

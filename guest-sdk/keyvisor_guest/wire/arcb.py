@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyvisor_guest.wire.asrcb import FreshKeys
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import CannotDecrypt, Malformed, Unbuildable
-from keyvisor_guest.wire.key_slots import SLOT_LENGTH, KeySlot, unwrap_for, wrap_for
-from keyvisor_guest.wire.p521 import POINT_LENGTH, encode_point, public_key_hash
+from keyvisor_guest.wire.key_slots import SLOT_LENGTH, KeySlot, addressed_key, unwrap_for, wrap_for
+from keyvisor_guest.wire.p521 import POINT_LENGTH, encode_point
 
 __all__ = [
     "ADDITIONS",
@@ -257,8 +257,7 @@ def open_request(
 ) -> tuple[AttestationContents, bytes]:
     """What is encrypted, and the hash (32 bytes) of the host key that opened it. Raises CannotDecrypt."""
     contents = unseal(block, unwrap_for(host_keys, block.customer_key, block.slots))
-    ours = {public_key_hash(key.public_key()) for key in host_keys}
-    return contents, next(slot.host_key_hash for slot in block.slots if slot.host_key_hash in ours)
+    return contents, addressed_key(host_keys, block.slots)
 
 
 def unseal(block: AttestationBlock, key: bytes) -> AttestationContents:

@@ -23,6 +23,7 @@ __all__ = [
     "MAX_SLOTS",
     "SLOT_LENGTH",
     "KeySlot",
+    "addressed_key",
     "key_encryption_key",
     "unwrap_for",
     "unwrap_slot",
@@ -116,3 +117,12 @@ def unwrap_slot(slot: KeySlot, kek: bytes) -> bytes:
         return AESGCM(kek).decrypt(_WRAP_IV, slot.wrapped + slot.tag, None)
     except InvalidTag as error:
         raise CannotDecrypt("it is not as it was made") from error
+
+
+def addressed_key(host_keys: Sequence[ec.EllipticCurvePrivateKey], slots: Iterable[KeySlot]) -> bytes:
+    """The hash (32 bytes) of the host key that `unwrap_for` takes. Raises CannotDecrypt where no slot is for one."""
+    ours = {public_key_hash(key.public_key()) for key in host_keys}
+    for slot in slots:
+        if slot.host_key_hash in ours:
+            return slot.host_key_hash
+    raise CannotDecrypt("no key slot is for this host's key")

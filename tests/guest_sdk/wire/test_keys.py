@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from keyvisor_guest.wire.errors import CannotDecrypt, HostKeyUnusable, Malformed
 from keyvisor_guest.wire.host_key_documents import MAX_DOCUMENT, unverified_host_key
-from keyvisor_guest.wire.key_slots import key_encryption_key, unwrap_for, unwrap_slot, wrap_for
+from keyvisor_guest.wire.key_slots import addressed_key, key_encryption_key, unwrap_for, unwrap_slot, wrap_for
 from keyvisor_guest.wire.p521 import PRIME, decode_point, encode_point, public_key_hash, shared_secret
 
 
@@ -70,6 +70,15 @@ def test_every_slot_wraps_the_same_key(customer_key, host_key, other_key):
     for held in (host_key, other_key):
         assert unwrap_for([held], point, slots) == key
     assert unwrap_for([other_key, host_key], point, slots) == key
+
+
+def test_the_key_that_a_slot_is_addressed_to_is_named(customer_key, host_key, other_key):
+    slots = wrap_for([host_key.public_key(), other_key.public_key()], customer_key, bytes(32))
+    first, second = (public_key_hash(key.public_key()) for key in (host_key, other_key))
+    assert addressed_key([other_key, host_key], slots) == first
+    assert addressed_key([other_key], slots) == second
+    with pytest.raises(CannotDecrypt, match="no key slot"):
+        addressed_key([customer_key], slots)
 
 
 def test_a_slot_does_not_open_with_another_key(customer_key, host_key, other_key):
