@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
-from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, FLAG_BITS, IV_LENGTH, Flag
+from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, FLAG_BITS, IV_LENGTH, TAG_LENGTH, Flag
 from keyvisor_guest.wire.boot_identity import BootIdentity, measure
 from keyvisor_guest.wire.errors import HostKeyUnusable, Unbuildable
 from keyvisor_guest.wire.host_key_documents import MAX_DOCUMENT, unverified_host_key
+from keyvisor_guest.wire.key_files import MAX_KEY_FILE
 from keyvisor_guest.wire.key_slots import KEY_LENGTH
 from keyvisor_guest.wire.p521 import public_key_hash, require_p521
 from keyvisor_guest.wire.secret_ids import (
+    ID_LENGTH,
     NO_EXTENSION,
     SecretId,
     derive_extension_secret,
@@ -30,26 +33,68 @@ from keyvisor_guest.wire.secret_ids import (
     name_as_id,
 )
 from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.secret_values import SecretType, encode
+from keyvisor_guest.wire.user_data import SigningKey, prepare, read_signing_key, sign
 
-__all__ = ["BootIdentity", "HostKey", "Owner", "Request", "measure"]
+__all__ = [
+    "BootIdentity",
+    "HostKey",
+    "Owner",
+    "Request",
+    "RequestOptions",
+    "SecretType",
+    "UserKey",
+    "measure",
+]
 
 ASSOCIATION_LENGTH: Final = 32
 
 # A public key, the bytes of a host-key document (PEM or DER), or the path of one.
 HostKey = ec.EllipticCurvePublicKey | bytes | str | PathLike[str]
 
+# A private key, the bytes of a key file (PEM or DER), or the path of one.
+UserKey = SigningKey | bytes | str | PathLike[str]
+
+
+class RequestOptions(TypedDict, total=False):
+    """What every request can have besides its secret; each can be left out, or be None.
+
+    cuid: 16 bytes, binds the request to one instance; any instance without it.
+    extension_secret, cck: the extension secret given (32 bytes), or derived from a customer communication key
+        (32 bytes); 32 zero bytes without either.
+    flags: `disable-dump`.
+    user_data: up to 512 bytes for the guest's own code, 256 or 128 where they are signed (formats, A.6).
+    user_signing_key: EC P-521, RSA-2048 or RSA-3072; signs the user data together with the request.
+    """
+
+    cuid: bytes | None
+    extension_secret: bytes | None
+    cck: bytes | None
+    flags: Iterable[Flag | str]
+    user_data: bytes | None
+    user_signing_key: UserKey | None
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that is ready to be handed over: `data` are its bytes. Name and id are None for a meta request."""
+    """A request that is ready to be handed over: `data` are its bytes. Only a secret that is listed has name and id."""
 
     data: bytes = field(repr=False)
+    kind: SecretKind = SecretKind.NULL
     secret_name: str | None = None
     secret_id: SecretId | None = None
     _secret: bytes | None = field(default=None, repr=False)
 
+    @property
+    def tag(self) -> bytes:
+        """The request tag, 16 bytes: what lists of expected requests and the secret-store hash are made of."""
+        return self.data[-TAG_LENGTH:]
+
     def reveal_secret(self) -> bytes:
-        """The secret in clear: to make requests with the same one for other guests. Raises Unbuildable for none."""
+        """The secret in clear, as the format has it: to make requests with the same one for other guests.
+
+        Raises Unbuildable for a meta request.
+        """
         if self._secret is None:
             raise Unbuildable("a meta request has no secret")
         return self._secret
@@ -76,59 +121,85 @@ class Owner:
         name: str,
         identity: BootIdentity,
         *,
-        cuid: bytes | None = None,
         secret: bytes | None = None,
-        extension_secret: bytes | None = None,
-        cck: bytes | None = None,
         use_name: bool = False,
-        flags: Iterable[Flag | str] = (),
+        **options: Unpack[RequestOptions],
     ) -> Request:
         """A request that adds an association secret, for guests started from the image with `identity`.
 
         The id is SHA-256(name), with `use_name` the first 31 bytes of the name itself. `secret` is 32 bytes,
-        random where it is None. `cuid` (16 bytes) binds the request to one instance, None to any. The extension
-        secret is given (32 bytes), derived from a customer communication key (`cck`, 32 bytes), or 32 zero bytes.
-        Raises Unbuildable. (formats, A.1 to A.5)
+        random where it is None. Raises Unbuildable. (formats, A.1 to A.5)
         """
         value = secrets.token_bytes(ASSOCIATION_LENGTH) if secret is None else secret
         secret_id = name_as_id(name) if use_name else id_from_name(name)
+        return self._request(SecretKind.ASSOCIATION, identity, secret_id, value, options, name)
+
+    def retrievable_request(
+        self,
+        name: str,
+        identity: BootIdentity,
+        secret: bytes,
+        secret_type: SecretType | str,
+        *,
+        use_name: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Request:
+        """A request that adds a secret which the guest gets back: plaintext as it is, a key as a protected key.
+
+        `secret` is a file's content: up to 8190 bytes (`plain`), a raw key (`aes`, `aes-xts`, `hmac-sha`), or a
+        private key in PEM or DER (`ec`, which Ed25519 and Ed448 are as well). Name and id as in
+        `association_request`. Raises Unbuildable. (formats, A.3)
+        """
+        value = encode(_secret_type(secret_type), secret)
+        secret_id = name_as_id(name) if use_name else id_from_name(name)
+        return self._request(value.kind, identity, secret_id, value.secret, options, name)
+
+    def meta_request(self, identity: BootIdentity, **options: Unpack[RequestOptions]) -> Request:
+        """A request that adds no secret: it fixes the extension secret and sets flags. Raises Unbuildable."""
+        return self._request(SecretKind.NULL, identity, None, None, options)
+
+    def update_cck_request(
+        self, identity: BootIdentity, new_cck: bytes, **options: Unpack[RequestOptions]
+    ) -> Request:
+        """A request that replaces the instance's customer communication key by `new_cck`, 32 bytes.
+
+        Only an image whose secret control flags allow it takes one. `cck` among the options is the key that is
+        replaced, where the extension secret is derived from it. Raises Unbuildable. (formats, A.3 and B.3)
+        """
+        no_id = SecretId(bytes(ID_LENGTH))
+        made = self._request(SecretKind.UPDATE_CCK, identity, no_id, new_cck, options)
+        return replace(made, secret_id=None)
+
+    def _request(
+        self,
+        kind: SecretKind,
+        identity: BootIdentity,
+        secret_id: SecretId | None,
+        secret: bytes | None,
+        options: RequestOptions,
+        name: str | None = None,
+    ) -> Request:
+        key = _signing_key(options.get("user_signing_key"))
         draft = Draft(
-            SecretKind.ASSOCIATION,
+            kind,
             identity,
             secret_id,
-            value,
-            _extension_secret(identity, extension_secret, cck),
-            _cuid(cuid),
-            _flag_bits(flags),
+            secret or b"",
+            _extension_secret(identity, options.get("extension_secret"), options.get("cck")),
+            _cuid(options.get("cuid")),
+            _flag_bits(options.get("flags", ())),
+            prepare(options.get("user_data"), key),
         )
-        return Request(self._build(draft), name, secret_id, value)
+        return Request(self._build(draft, key), kind, name, secret_id, secret)
 
-    def meta_request(
-        self,
-        identity: BootIdentity,
-        *,
-        cuid: bytes | None = None,
-        extension_secret: bytes | None = None,
-        cck: bytes | None = None,
-        flags: Iterable[Flag | str] = (),
-    ) -> Request:
-        """A request that adds no secret: it fixes the extension secret and sets flags. Raises Unbuildable."""
-        draft = Draft(
-            SecretKind.NULL,
-            identity,
-            extension_secret=_extension_secret(identity, extension_secret, cck),
-            cuid=_cuid(cuid),
-            flags=_flag_bits(flags),
-        )
-        return Request(self._build(draft))
-
-    def _build(self, draft: Draft) -> bytes:
+    def _build(self, draft: Draft, key: SigningKey | None) -> bytes:
         fresh = FreshKeys(
             ec.generate_private_key(ec.SECP521R1()),
             secrets.token_bytes(KEY_LENGTH),
             secrets.token_bytes(IV_LENGTH),
         )
-        return build(draft, fresh, self._host_keys)
+        signer = None if key is None else partial(sign, draft.user_data, key=key)
+        return build(draft, fresh, self._host_keys, signer)
 
 
 def _public_key(source: HostKey) -> ec.EllipticCurvePublicKey:
@@ -137,12 +208,35 @@ def _public_key(source: HostKey) -> ec.EllipticCurvePublicKey:
         return source
     if isinstance(source, bytes):
         return unverified_host_key(source)
-    with Path(source).open("rb") as file:
-        document = file.read(MAX_DOCUMENT + 1)
     try:
-        return unverified_host_key(document)
+        return unverified_host_key(_read(source, MAX_DOCUMENT))
     except HostKeyUnusable as error:
         raise HostKeyUnusable(f"`{Path(source)}`: {error}") from error
+
+
+def _signing_key(source: UserKey | None) -> SigningKey | None:
+    if source is None or isinstance(source, SigningKey):
+        return source
+    if isinstance(source, bytes):
+        return read_signing_key(source)
+    try:
+        return read_signing_key(_read(source, MAX_KEY_FILE))
+    except Unbuildable as error:
+        raise Unbuildable(f"`{Path(source)}`: {error}") from error
+
+
+def _read(path: str | PathLike[str], limit: int) -> bytes:
+    """The file's content; of a longer one a byte more than `limit`, which is then refused for its length."""
+    with Path(path).open("rb") as file:
+        return file.read(limit + 1)
+
+
+def _secret_type(secret_type: SecretType | str) -> SecretType:
+    try:
+        return SecretType(secret_type)
+    except ValueError as error:
+        known = ", ".join(f"`{one}`" for one in SecretType)
+        raise Unbuildable(f"unknown type of secret `{secret_type}`: there is {known}") from error
 
 
 def _extension_secret(identity: BootIdentity, given: bytes | None, cck: bytes | None) -> bytes:

@@ -1,4 +1,4 @@
-"""`keyvisor guest secret`: a guest's secret store. Mirrors `pvsecret add`, `list`, `lock` and `retrieve` (formats, G).
+"""`keyvisor guest secret`: a guest's secret store. Mirrors `pvsecret add`, `list`, `lock`, `retrieve` and `verify` (formats, G).
 
 What the firmware refuses is said as pvsecret says it, with the ultravisor's code. Knows the list's and the documents'
 formats by their modules only.
@@ -248,6 +248,45 @@ def retrieve(
     value = found.protected if KINDS[found.kind].is_key else found.plaintext()
     content = value if outform is OutForm.BIN else pem_document(found.kind, value).encode()
     _write(content, output, force=force)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help="The request."),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "-i",
+            "--input",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The request; or give it as FILE.",
+        ),
+    ] = None,
+    user_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--user-cert",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The certificate or public key of who must have signed the request.",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Verify who signed a request before it is added, and print its user data; `owner request verify` in the guest.
+
+    Without --user-cert only a request whose user data is not signed passes: its form is looked at, and said so.
+    """
+    from keyvisor_guest.cli.request_verify import verify_command
+
+    verify_command(file, input_file, user_cert, output, force)
 
 
 def _which(wanted: str, inform: InForm) -> str | bytes | int:

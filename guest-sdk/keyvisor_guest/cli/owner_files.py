@@ -19,12 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from keyvisor_guest.owner import Request
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
+from keyvisor_guest.wire.retrieved_secrets import KIND_NAMES
+from keyvisor_guest.wire.secret_kinds import SecretKind
 
 __all__ = [
-    "association_yaml",
+    "identity_fields",
     "identity_json",
+    "print_fields",
     "read_identity",
     "read_limited",
+    "secret_yaml",
     "write_private",
     "yaml_file_name",
 ]
@@ -67,12 +71,21 @@ def read_identity(path: Path) -> BootIdentity:
     )
 
 
-def association_yaml(request: Request) -> str:
-    """The document that `pvsecret create association` leaves beside a request (formats, G). Raises Unbuildable."""
-    if request.secret_id is None:
-        raise Unbuildable("a meta request has no name and no id to describe")
+def secret_yaml(request: Request) -> str:
+    """The document that `pvsecret create` leaves beside a request: what may be known of its secret (formats, G).
+
+    Raises Unbuildable for a request whose secret has no name.
+    """
+    if request.secret_id is None or request.secret_name is None:
+        raise Unbuildable("this request has no name and no id to describe")
     described = {"name": request.secret_name, "id": f"0x{request.secret_id.hex()}"}
-    return f"!Association\n{yaml.safe_dump(described, sort_keys=False, allow_unicode=True)}"
+    if request.kind is SecretKind.ASSOCIATION:
+        return _tagged("Association", described)
+    return _tagged("Retrievable", {"kind": f"{request.kind:d} ({KIND_NAMES[request.kind]})", **described})
+
+
+def _tagged(tag: str, described: Mapping[str, str]) -> str:
+    return f"!{tag}\n{yaml.safe_dump(dict(described), sort_keys=False, allow_unicode=True)}"
 
 
 def yaml_file_name(name: str) -> str:
@@ -93,37 +106,64 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
     return content
 
 
-def write_private(files: Sequence[tuple[Path, bytes]], *, force: bool) -> None:
+def write_private(
+    files: Sequence[tuple[Path, bytes]], *, force: bool, appended: tuple[Path, bytes] | None = None
+) -> None:
     """Write all files, mode 0600, or none of them; each appears whole. Raises OSError.
 
     A file that exists is refused without `force`. With it, files are replaced one after the other, in order.
+    `appended` is a line for the end of a file, which may exist: it is written last, when all others are there.
     """
-    _refuse_clashes([path for path, _ in files], force=force)
+    grown = [] if appended is None else [appended[0]]
+    _refuse_clashes([path for path, _ in files], grown, force=force)
     with ExitStack() as staged, ExitStack() as published:
         ready: list[tuple[Path, Path]] = []
         for path, content in files:
             temporary = _stage(path, content)
             staged.callback(temporary.unlink, missing_ok=True)
             ready.append((path, temporary))
+        end = None if appended is None else _open_end(appended[0], published)
+        if end is not None:
+            staged.callback(os.close, end)
         for path, temporary in ready:
             if force:
                 temporary.replace(path)
             else:
                 _publish_new(temporary, path)
                 published.callback(path.unlink)
+        if appended is not None and end is not None:
+            _append(end, appended[1])
         published.pop_all()
 
 
-def _refuse_clashes(paths: Sequence[Path], *, force: bool) -> None:
-    if len({path.parent.resolve() / path.name for path in paths}) < len(paths):
-        names = ", ".join(f"`{path}`" for path in paths)
+def _open_end(path: Path, published: ExitStack) -> int:
+    """A descriptor for the end of the file, before anything is published; a file that is new goes with the rest."""
+    new = not os.path.lexists(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if new:
+        published.callback(path.unlink)
+    return descriptor
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """One write at the end, so that two programs can do it at once; after a last line that has no end, one is made."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    unfinished = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    os.write(descriptor, b"\n" + line if unfinished else line)
+    os.fsync(descriptor)
+
+
+def _refuse_clashes(paths: Sequence[Path], grown: Sequence[Path], *, force: bool) -> None:
+    every = [*paths, *grown]
+    if len({path.parent.resolve() / path.name for path in every}) < len(every):
+        names = ", ".join(f"`{path}`" for path in every)
         raise Unbuildable(f"two outputs are one file ({names}): give another name to one of them")
-    for path in paths:
+    for path in every:
         if not path.parent.is_dir():
             raise FileNotFoundError(
                 errno.ENOENT, "there is no such directory: make it first", str(path.parent)
             )
-        if os.path.lexists(path) and not force:
+        if path in paths and os.path.lexists(path) and not force:
             raise _exists(path)
 
 

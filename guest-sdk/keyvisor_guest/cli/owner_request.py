@@ -5,158 +5,151 @@ Secrets come from files and go to files, never through the command line. The for
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from keyvisor_guest.cli.options import JsonOption
-from keyvisor_guest.cli.owner_files import (
-    association_yaml,
-    print_fields,
-    read_identity,
-    read_limited,
-    write_private,
-    yaml_file_name,
+from keyvisor_guest.cli.owner_files import read_limited, secret_yaml, write_private, yaml_file_name
+from keyvisor_guest.cli.request_inputs import SECRET_LENGTH, identity_for, options_for, secret_of_32
+from keyvisor_guest.cli.request_options import (
+    CommonOptions,
+    ForceOption,
+    HostKeysOption,
+    NoVerifyOption,
+    file_option,
+    output_option,
+    with_common_options,
 )
-from keyvisor_guest.owner import Owner
-from keyvisor_guest.wire.asrcb import parse
-from keyvisor_guest.wire.asrcb_layout import (
-    ANY_INSTANCE,
-    CUID_LENGTH,
-    FLAG_BITS,
-    MAX_REQUEST,
-    ControlBlock,
-    Flag,
-)
-from keyvisor_guest.wire.errors import HostKeyUnusable, Malformed
-from keyvisor_guest.wire.secret_kinds import KINDS
-from keyvisor_policy.terminal import print_json, verb
+from keyvisor_guest.cli.request_show import show_command
+from keyvisor_guest.cli.request_verify import verify_command
+from keyvisor_guest.names import GUEST_VARIABLE
+from keyvisor_guest.owner import Owner, Request, SecretType
+from keyvisor_guest.wire.errors import HostKeyUnusable
+from keyvisor_guest.wire.secret_values import max_content
+from keyvisor_policy.terminal import verb
 
-SECRET_LENGTH: Final = 32  # bytes of an association secret, of an extension secret and of a CCK
+__all__ = ["ForceOption", "HostKeysOption", "NoVerifyOption", "app"]
 
 app = verb("Make add-secret requests, and look at them.", group=True)
 
-
-def _input(*names: str, text: str) -> object:
-    return typer.Option(*names, metavar="FILE", exists=True, dir_okay=False, readable=True, help=text)
-
-
-def _cuid(text: str | None) -> str | None:
-    if text is None:
-        return None
-    digits = text.removeprefix("0x")
-    if re.fullmatch(f"[0-9a-fA-F]{{{CUID_LENGTH * 2}}}", digits) is None:
-        raise typer.BadParameter(f"a CUID is {CUID_LENGTH * 2} hex digits")
-    return digits
-
-
-HostKeysOption = Annotated[
-    list[Path],
-    _input(
-        "-k",
-        "--host-key-document",
-        text="A certificate of a host that shall read the request; can be repeated.",
-    ),
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The secret's name, as policies have it.")]
+StdoutOption = Annotated[
+    bool,
+    typer.Option("--stdout", help="Print name and id instead of writing NAME.yaml beside the request."),
 ]
-NoVerifyOption = Annotated[
-    bool, typer.Option("--no-verify", help="Take the host-key documents without checking who made them.")
-]
-IdentityOption = Annotated[
-    Path, _input("--identity", text="The guest's boot identity, from `keyvisor owner identity`.")
-]
-OutputOption = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FILE", dir_okay=False, help="Write the request there.")
-]
-CuidOption = Annotated[
-    str | None,
-    typer.Option(
-        "--cuid-hex", metavar="HEX", callback=_cuid, help="Bind to the instance with this CUID, not to any."
-    ),
-]
-ExtensionOption = Annotated[
-    Path | None, _input("--extension-secret", text="32 bytes that all requests for one instance must share.")
-]
-CckOption = Annotated[
-    Path | None,
-    _input("--cck", text="Customer communication key, 32 bytes, to derive the extension secret from."),
-]
-FlagsOption = Annotated[
-    list[Flag] | None, typer.Option("--flags", help="What to ask for besides; can be repeated.")
-]
-ForceOption = Annotated[bool, typer.Option("-f", "--force", help="Replace files that exist.")]
 
 
 @app.command()
+@with_common_options
 def association(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret's name, as policies have it.")],
-    host_key_documents: HostKeysOption,
-    identity: IdentityOption,
-    output: OutputOption,
-    no_verify: NoVerifyOption = False,
-    cuid: CuidOption = None,
-    extension_secret: ExtensionOption = None,
-    cck: CckOption = None,
+    options: CommonOptions,
+    name: NameArgument,
     input_secret: Annotated[
-        Path | None, _input("--input-secret", text="The secret, 32 bytes. Without it a random one.")
+        Path | None, file_option("--input-secret", text="The secret, 32 bytes. Without it a random one.")
     ] = None,
     output_secret: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-secret", metavar="FILE", dir_okay=False, help="Write the secret there, in clear."
-        ),
+        Path | None, output_option("--output-secret", text="Write the secret there, in clear.")
     ] = None,
-    use_name: Annotated[
-        bool, typer.Option("--use-name", help="The id is the name itself, not its hash.")
-    ] = False,
-    flags: FlagsOption = None,
-    to_stdout: Annotated[
-        bool,
-        typer.Option("--stdout", help="Print name and id instead of writing NAME.yaml beside the request."),
-    ] = False,
-    force: ForceOption = False,
+    to_stdout: StdoutOption = False,
 ) -> None:
     """Make a request that adds an association secret; name and id go to NAME.yaml beside it."""
-    made = _owner(host_key_documents, no_verify=no_verify).association_request(
+    made = _owner_of(options).association_request(
         name,
-        read_identity(identity),
-        cuid=_from_hex(cuid),
-        secret=_secret(input_secret, "a secret"),
-        **_extension(extension_secret, cck),
-        use_name=use_name,
-        flags=flags or (),
+        identity_for(options),
+        secret=secret_of_32(input_secret, "a secret"),
+        use_name=options.use_name,
+        **options_for(options),
     )
-    files = [] if output_secret is None else [(output_secret, made.reveal_secret())]
-    described = association_yaml(made)
-    if not to_stdout:
-        files.append((output.parent / yaml_file_name(name), described.encode()))
-    write_private([*files, (output, made.data)], force=force)
-    if to_stdout:
+    kept = [] if output_secret is None else [(output_secret, made.reveal_secret())]
+    _write(made, options, kept, to_stdout=to_stdout)
+
+
+@app.command()
+@with_common_options
+def retrievable(
+    options: CommonOptions,
+    name: NameArgument,
+    secret: Annotated[
+        Path,
+        file_option("--secret", text="The secret: any file, a raw key, or a private key in PEM or DER."),
+    ],
+    secret_type: Annotated[
+        SecretType,
+        typer.Option("--type", help="What the file holds; which kind of key it is, is seen in it."),
+    ],
+    to_stdout: StdoutOption = False,
+) -> None:
+    """Make a request that adds a secret which the guest gets back; kind, name and id go to NAME.yaml beside it.
+
+    A plaintext secret comes back as it is, up to 8190 bytes; a key as a protected key, its bytes never.
+    """
+    made = _owner_of(options).retrievable_request(
+        name,
+        identity_for(options),
+        read_limited(secret, max_content(secret_type), f"a secret of type `{secret_type}`"),
+        secret_type,
+        use_name=options.use_name,
+        **options_for(options),
+    )
+    _write(made, options, to_stdout=to_stdout)
+
+
+@app.command()
+@with_common_options
+def meta(options: CommonOptions) -> None:
+    """Make a request that adds no secret: it fixes the extension secret and sets flags."""
+    _write(_owner_of(options).meta_request(identity_for(options), **options_for(options)), options)
+
+
+@app.command()
+@with_common_options
+def update_cck(
+    options: CommonOptions,
+    secret: Annotated[Path, file_option("--secret", text="The new customer communication key, 32 bytes.")],
+) -> None:
+    """Make a request that replaces the instance's customer communication key, where its image allows it."""
+    new = read_limited(secret, SECRET_LENGTH, "a customer communication key")
+    made = _owner_of(options).update_cck_request(identity_for(options), new, **options_for(options))
+    _write(made, options)
+
+
+app.command("verify")(verify_command)
+app.command("show")(show_command)
+
+# pvsecret has short names for two of its verbs.
+app.command("retr", hidden=True)(retrievable)
+app.command("cck", hidden=True)(update_cck)
+
+
+def _write(
+    made: Request,
+    options: CommonOptions,
+    kept: list[tuple[Path, bytes]] | None = None,
+    *,
+    to_stdout: bool = False,
+) -> None:
+    """Write the request and what belongs to it, all or nothing; a list of requests gets its tag last of all."""
+    files = kept or []
+    described = None if made.secret_name is None else secret_yaml(made)
+    if made.secret_name is not None and described is not None and not to_stdout:
+        files.append((options.output.parent / yaml_file_name(made.secret_name), described.encode()))
+    line = None if options.toc_policy is None else (options.toc_policy, f"{made.tag.hex()}\n".encode())
+    write_private([*files, (options.output, made.data)], force=options.force, appended=line)
+    if described is not None and to_stdout:
         sys.stdout.write(described)
 
 
-@app.command()
-def meta(
-    host_key_documents: HostKeysOption,
-    identity: IdentityOption,
-    output: OutputOption,
-    no_verify: NoVerifyOption = False,
-    cuid: CuidOption = None,
-    extension_secret: ExtensionOption = None,
-    cck: CckOption = None,
-    flags: FlagsOption = None,
-    force: ForceOption = False,
-) -> None:
-    """Make a request that adds no secret: it fixes the extension secret and sets flags."""
-    made = _owner(host_key_documents, no_verify=no_verify).meta_request(
-        read_identity(identity),
-        cuid=_from_hex(cuid),
-        **_extension(extension_secret, cck),
-        flags=flags or (),
-    )
-    write_private([(output, made.data)], force=force)
+def _owner_of(options: CommonOptions) -> Owner:
+    if GUEST_VARIABLE in os.environ:
+        print(
+            f"warning: {GUEST_VARIABLE} is set, so this seems to be a guest: make requests on a machine that "
+            "you trust, not where their secrets are used",
+            file=sys.stderr,
+        )
+    return _owner(options.host_key_documents, no_verify=options.no_verify)
 
 
 def _owner(documents: list[Path], *, no_verify: bool) -> Owner:
@@ -177,64 +170,3 @@ def _owner(documents: list[Path], *, no_verify: bool) -> Owner:
             file=sys.stderr,
         )
     return owner
-
-
-def _extension(extension_secret: Path | None, cck: Path | None) -> dict[str, bytes | None]:
-    if extension_secret is not None and cck is not None:
-        raise typer.BadParameter("--extension-secret and --cck exclude each other")
-    return {
-        "extension_secret": _secret(extension_secret, "an extension secret"),
-        "cck": _secret(cck, "a customer communication key"),
-    }
-
-
-def _secret(path: Path | None, what: str) -> bytes | None:
-    return None if path is None else read_limited(path, SECRET_LENGTH, what)
-
-
-def _from_hex(text: str | None) -> bytes | None:
-    return None if text is None else bytes.fromhex(text)
-
-
-@app.command()
-def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
-    as_json: JsonOption = False,
-) -> None:
-    """Show what of a request can be read by everybody. Says nothing about its being authentic."""
-    fields = _public_fields(_parsed(file))
-    if as_json:
-        print_json(fields)
-    else:
-        print_fields({name: _cell(value) for name, value in fields.items()})
-
-
-def _parsed(file: Path) -> ControlBlock:
-    try:
-        return parse(read_limited(file, MAX_REQUEST, "a request"))
-    except Malformed as error:
-        raise Malformed(f"`{file}` is no add-secret request that could be taken: {error}") from error
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return "none" if value is None else str(value)
-
-
-def _public_fields(block: ControlBlock) -> dict[str, object]:
-    public = block.public
-    return {
-        "type": KINDS[public.secret.kind].title,
-        "id": public.secret.id and public.secret.id.hex(),
-        "cuid": None if public.cuid == ANY_INSTANCE else public.cuid.hex(),
-        "flags": [str(flag) for flag, bit in FLAG_BITS.items() if public.flags & bit],
-        "host_keys": [slot.host_key_hash.hex() for slot in public.slots],
-        "user_data_kind": public.user_data.kind,
-        "pld": public.identity.pld.hex(),
-        "ald": public.identity.ald.hex(),
-        "tld": public.identity.tld.hex(),
-        "header_tag": public.identity.header_tag.hex(),
-        "request_tag": block.tag.hex(),
-        "size": len(block.associated) + len(block.sealed) + len(block.tag),
-    }

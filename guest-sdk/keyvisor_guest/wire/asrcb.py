@@ -6,8 +6,8 @@ the fields are in `asrcb_layout`, the single checks in `asrcb_checks`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +25,7 @@ from keyvisor_guest.wire.asrcb_layout import (
     CUID_LENGTH,
     IV_LENGTH,
     NO_USER_DATA,
+    TAG_LENGTH,
     ControlBlock,
     PublicPart,
     SecretHeader,
@@ -45,6 +46,7 @@ __all__ = [
     "Contents",
     "Draft",
     "FreshKeys",
+    "UserDataSigner",
     "build",
     "open_request",
     "parse",
@@ -52,6 +54,10 @@ __all__ = [
     "seal",
     "unseal",
 ]
+
+
+# Takes what a user signs of a request, and gives the request's user data with the signature in place.
+UserDataSigner = Callable[[bytes], UserData]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +141,16 @@ def seal(public: PublicPart, key: bytes, contents: Contents) -> bytes:
     )
 
 
-def build(draft: Draft, fresh: FreshKeys, host_keys: Sequence[ec.EllipticCurvePublicKey]) -> bytes:
+def build(
+    draft: Draft,
+    fresh: FreshKeys,
+    host_keys: Sequence[ec.EllipticCurvePublicKey],
+    sign_user_data: UserDataSigner | None = None,
+) -> bytes:
     """The bytes of a request that any of `host_keys` (1 to 255, P-521) can open. Same arguments, same bytes.
 
+    `sign_user_data` is called with the request's bytes before its tag, in which `draft.user_data` stands with
+    no signature yet, and gives what takes its place (formats, A.6). Signatures are random, such requests differ.
     Raises Unbuildable for a draft that the format cannot hold, HostKeyUnusable for another curve.
     """
     _check_draft(draft)
@@ -152,7 +165,14 @@ def build(draft: Draft, fresh: FreshKeys, host_keys: Sequence[ec.EllipticCurvePu
         slots=wrap_for(host_keys, fresh.customer_key, fresh.request_key),
         secret=SecretHeader(draft.kind, len(draft.secret), draft.secret_id),
     )
-    return seal(public, fresh.request_key, Contents(draft.secret, draft.extension_secret))
+    contents = Contents(draft.secret, draft.extension_secret)
+    request = seal(public, fresh.request_key, contents)
+    if sign_user_data is None:
+        return request
+    # Sealed a second time under one key and IV: safe because the first tag goes nowhere, and the ciphertext,
+    # which does not depend on the associated data, is the same.
+    signed = replace(public, user_data=sign_user_data(request[:-TAG_LENGTH]))
+    return seal(signed, fresh.request_key, contents)
 
 
 def _check_draft(draft: Draft) -> None:

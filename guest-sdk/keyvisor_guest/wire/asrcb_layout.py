@@ -28,6 +28,8 @@ __all__ = [
     "MAX_REQUEST",
     "NO_USER_DATA",
     "TAG_LENGTH",
+    "USER_DATA_AT",
+    "USER_DATA_LENGTH",
     "VERSION",
     "ControlBlock",
     "Flag",
@@ -48,6 +50,7 @@ MAX_REQUEST: Final = 0x100000  # bytes; what the device takes in one call
 IV_LENGTH: Final = 12
 TAG_LENGTH: Final = 16
 CUID_LENGTH: Final = 16
+USER_DATA_AT: Final = 0x218
 USER_DATA_LENGTH: Final = 512
 
 ANY_INSTANCE: Final = bytes(CUID_LENGTH)

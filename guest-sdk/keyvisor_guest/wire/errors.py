@@ -5,6 +5,7 @@
     │   └── Truncated      the bytes end before the format does (every short read)
     ├── CannotDecrypt      no key slot for this host key, or slot or request are not as they were made
     ├── Unbuildable        what was asked for cannot be put into a request
+    ├── UserDataUnverified no user data that the given key signed together with this request
     └── HostKeyUnusable    not a host-key document, or not with the kind of key that requests need
 
 No error's text holds a byte of a secret.
@@ -12,7 +13,15 @@ No error's text holds a byte of a secret.
 
 from __future__ import annotations
 
-__all__ = ["CannotDecrypt", "HostKeyUnusable", "Malformed", "Truncated", "Unbuildable", "WireError"]
+__all__ = [
+    "CannotDecrypt",
+    "HostKeyUnusable",
+    "Malformed",
+    "Truncated",
+    "Unbuildable",
+    "UserDataUnverified",
+    "WireError",
+]
 
 
 class WireError(Exception):
@@ -33,6 +42,10 @@ class CannotDecrypt(WireError):
 
 class Unbuildable(WireError):
     """What was asked for cannot be put into a request."""
+
+
+class UserDataUnverified(WireError):
+    """No user data that the given key signed together with this request: the request is to be dropped."""
 
 
 class HostKeyUnusable(WireError):

@@ -1,8 +1,11 @@
 """Bytes of others: what IBM's own unit tests made, and the sample derived from it."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_guest.wire.asrcb import (
     Contents,
@@ -15,7 +18,7 @@ from keyvisor_guest.wire.asrcb import (
     seal,
     unseal,
 )
-from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE
+from keyvisor_guest.wire.asrcb_layout import ANY_INSTANCE, UserData
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import CannotDecrypt, Malformed
@@ -23,6 +26,7 @@ from keyvisor_guest.wire.key_slots import SLOT_LENGTH, KeySlot, key_encryption_k
 from keyvisor_guest.wire.p521 import encode_point, shared_secret
 from keyvisor_guest.wire.secret_ids import NO_EXTENSION, derive_extension_secret, id_from_name
 from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.user_data import prepare
 
 READABLE = (
     "derived/same/assoc_none_default_cuid_one",
@@ -91,6 +95,32 @@ def test_a_vector_is_built_from_its_inputs_byte_for_byte(vectors, name):
     )
     fresh = FreshKeys(vectors.keys["customer"], REQUEST_KEY, IV)
     assert build(draft, fresh, [vectors.keys["host"].public_key()]) == vectors.read(name)
+
+
+def _user_data_draft(block) -> Draft:
+    return Draft(SecretKind.NULL, block.public.identity, cuid=CUID, user_data=prepare(b"\x56" * 387))
+
+
+def test_a_vector_with_user_data_is_built_from_its_inputs_byte_for_byte(vectors):
+    data = vectors.read("derived/user/unsigned")
+    fresh = FreshKeys(vectors.keys["customer"], REQUEST_KEY, IV)
+    assert build(_user_data_draft(parse(data)), fresh, [vectors.keys["host"].public_key()]) == data
+
+
+def test_a_signed_vector_is_built_byte_for_byte_around_its_signature(vectors):
+    """A signature is random: the vector's own is put where the builder asks for one, over the bytes that it gives."""
+    data = vectors.read("derived/user/ec521")
+    block, customer = parse(data), vectors.keys["customer"]
+    draft = replace(_user_data_draft(block), user_data=prepare(b"\x56" * 256, customer))
+
+    def sign(message: bytes) -> UserData:
+        area = block.public.user_data.area
+        length = int.from_bytes(area[0x190:0x192], "big")
+        customer.public_key().verify(area[0x100 : 0x100 + length], message, ec.ECDSA(hashes.SHA512()))
+        return block.public.user_data
+
+    fresh = FreshKeys(customer, REQUEST_KEY, IV)
+    assert build(draft, fresh, [vectors.keys["host"].public_key()], sign) == data
 
 
 def test_the_slots_of_others_are_passed_over(vectors):
