@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC, CTR, XTS
 
 from keyvisor_firmware.secrets.errors import KeyCode, KeyRefused
 from keyvisor_firmware.secrets.key_uses import Function, KeyParameters, Mode, Operation, Row, wrong_parameters
+from keyvisor_guest.wire.errors import Malformed
 
 __all__ = ["AES_ROWS", "XTS_ROWS", "require_xts_key"]
 
@@ -28,10 +29,10 @@ _MODES: Final[Mapping[Mode, Callable[[bytes], CBC | CTR | XTS]]] = MappingProxyT
 
 
 def require_xts_key(value: bytes) -> None:
-    """Raises ValueError for two equal halves: with those AES-XTS is no more than AES by itself."""
+    """Raises Malformed for two equal halves, which no implementation of XTS takes."""
     half = len(value) // 2
     if value[:half] == value[half:]:
-        raise ValueError("the two halves are equal")
+        raise Malformed("the two halves of the AES-XTS key are equal")
 
 
 def _iv(parameters: KeyParameters, length: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -16,19 +17,14 @@ from cryptography.hazmat.primitives import hashes
 
 from keyvisor_firmware.secrets.errors import KeyCode, KeyRefused
 from keyvisor_firmware.secrets.key_ciphers import AES_ROWS, XTS_ROWS, require_xts_key
-from keyvisor_firmware.secrets.key_signatures import (
-    CURVES,
-    ec_key,
-    ec_rows,
-    ed448_key,
-    ed25519_key,
-    ed_rows,
-    hmac_rows,
-)
+from keyvisor_firmware.secrets.key_signatures import HASHES_OF_CURVES, ec_rows, ed_rows, hmac_rows
 from keyvisor_firmware.secrets.key_uses import KeyUse, Operation, Row, wrong_parameters
 from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
+from keyvisor_guest.wire.secret_values import elliptic_key
 
 __all__ = ["OPERATIONS", "perform", "require_key"]
+
+_EDWARDS: Final = (SecretKind.ED25519, SecretKind.ED448)
 
 OPERATIONS: Final[Mapping[SecretKind, Mapping[Operation, Row]]] = MappingProxyType(
     {
@@ -39,19 +35,17 @@ OPERATIONS: Final[Mapping[SecretKind, Mapping[Operation, Row]]] = MappingProxyTy
         SecretKind.AES_XTS_256: XTS_ROWS,
         SecretKind.HMAC_SHA_256: hmac_rows(hashes.SHA256()),
         SecretKind.HMAC_SHA_512: hmac_rows(hashes.SHA512()),
-        **{kind: ec_rows(kind) for kind in CURVES},
-        SecretKind.ED25519: ed_rows(ed25519_key),
-        SecretKind.ED448: ed_rows(ed448_key),
+        **{kind: ec_rows(kind) for kind in HASHES_OF_CURVES},
+        **{kind: ed_rows(kind) for kind in _EDWARDS},
     }
 )
 
 # Not every value of the right length is a key of these kinds; of the others it is.
-_MAKERS: Final[Mapping[SecretKind, Callable[[bytes], object]]] = MappingProxyType(
+_REQUIREMENTS: Final[Mapping[SecretKind, Callable[[bytes], object]]] = MappingProxyType(
     {
         SecretKind.AES_XTS_128: require_xts_key,
         SecretKind.AES_XTS_256: require_xts_key,
-        **{kind: ec_key(curve) for kind, (curve, _) in CURVES.items()},
-        SecretKind.ED448: ed448_key,
+        **{kind: partial(elliptic_key, kind) for kind in (*HASHES_OF_CURVES, *_EDWARDS)},
     }
 )
 
@@ -72,9 +66,9 @@ def perform(use: KeyUse, key: bytes) -> bytes:
 
 
 def require_key(kind: SecretKind, value: bytes) -> None:
-    """Raises ValueError for a value of the right length that is still no key of this kind."""
-    if maker := _MAKERS.get(kind):
-        maker(value)
+    """Raises Malformed for a value of the right length that is still no key of this kind."""
+    if require := _REQUIREMENTS.get(kind):
+        require(value)
 
 
 def _listed(rows: Mapping[Operation, Row]) -> str:

@@ -7,55 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, hmac, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from keyvisor_firmware.secrets.errors import KeyCode, KeyRefused
 from keyvisor_firmware.secrets.key_uses import NOTHING, Hash, KeyParameters, Operation, Row, wrong_parameters
 from keyvisor_guest.wire.secret_kinds import SecretKind
+from keyvisor_guest.wire.secret_values import EllipticKey, elliptic_key
 
-__all__ = ["CURVES", "ec_key", "ec_rows", "ed448_key", "ed25519_key", "ed_rows", "hmac_rows"]
+__all__ = ["HASHES_OF_CURVES", "ec_rows", "ed_rows", "hmac_rows"]
 
-_ED448_LENGTH: Final = 57
 _HASHES: Final[Mapping[Hash, hashes.HashAlgorithm]] = MappingProxyType(
     {Hash.SHA_256: hashes.SHA256(), Hash.SHA_384: hashes.SHA384(), Hash.SHA_512: hashes.SHA512()}
 )
-CURVES: Final[Mapping[SecretKind, tuple[ec.EllipticCurve, Hash]]] = MappingProxyType(
+HASHES_OF_CURVES: Final[Mapping[SecretKind, Hash]] = MappingProxyType(
     {
-        SecretKind.EC_P256: (ec.SECP256R1(), Hash.SHA_256),
-        SecretKind.EC_P384: (ec.SECP384R1(), Hash.SHA_384),
-        SecretKind.EC_P521: (ec.SECP521R1(), Hash.SHA_512),
+        SecretKind.EC_P256: Hash.SHA_256,
+        SecretKind.EC_P384: Hash.SHA_384,
+        SecretKind.EC_P521: Hash.SHA_512,
     }
 )
-_Private = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
-
-
-# --- the keys from their bytes (formats, A.3); each raises ValueError where they are none
-
-
-def ec_key(curve: ec.EllipticCurve) -> Callable[[bytes], ec.EllipticCurvePrivateKey]:
-    """From a scalar with zeros in front."""
-    return lambda value: ec.derive_private_key(int.from_bytes(value, "big"), curve)
-
-
-def ed25519_key(value: bytes) -> ed25519.Ed25519PrivateKey:
-    """From the seed."""
-    return ed25519.Ed25519PrivateKey.from_private_bytes(value)
-
-
-def ed448_key(value: bytes) -> ed448.Ed448PrivateKey:
-    """From the seed with zeros in front."""
-    padding = len(value) - _ED448_LENGTH
-    if any(value[:padding]):
-        raise ValueError("the padding is not zero")
-    return ed448.Ed448PrivateKey.from_private_bytes(value[padding:])
-
-
-# --- what they do
 
 
 def hmac_rows(algorithm: hashes.HashAlgorithm) -> Mapping[Operation, Row]:
@@ -77,7 +54,9 @@ def hmac_rows(algorithm: hashes.HashAlgorithm) -> Mapping[Operation, Row]:
 
 def ec_rows(kind: SecretKind) -> Mapping[Operation, Row]:
     """ECDSA by the curve's own hash or another, over data or over their digest."""
-    key_of = ec_key(CURVES[kind][0])
+
+    def key_of(value: bytes) -> ec.EllipticCurvePrivateKey:
+        return cast("ec.EllipticCurvePrivateKey", elliptic_key(kind, value))
 
     def sign(key: bytes, data: bytes, parameters: KeyParameters) -> bytes:
         return key_of(key).sign(data, _ecdsa(kind, data, parameters))
@@ -93,10 +72,11 @@ def ec_rows(kind: SecretKind) -> Mapping[Operation, Row]:
     }
 
 
-def ed_rows(
-    key_of: Callable[[bytes], ed25519.Ed25519PrivateKey] | Callable[[bytes], ed448.Ed448PrivateKey],
-) -> Mapping[Operation, Row]:
+def ed_rows(kind: SecretKind) -> Mapping[Operation, Row]:
     """Ed25519 and Ed448 as they are: no context, nothing hashed before."""
+
+    def key_of(value: bytes) -> Ed25519PrivateKey | Ed448PrivateKey:
+        return cast("Ed25519PrivateKey | Ed448PrivateKey", elliptic_key(kind, value))
 
     def verify(key: bytes, data: bytes, parameters: KeyParameters) -> bytes:
         public = key_of(key).public_key()
@@ -110,7 +90,7 @@ def ed_rows(
 
 
 def _ecdsa(kind: SecretKind, data: bytes, parameters: KeyParameters) -> ec.ECDSA:
-    algorithm = _HASHES[parameters.hash or CURVES[kind][1]]
+    algorithm = _HASHES[parameters.hash or HASHES_OF_CURVES[kind]]
     if not parameters.digest:
         return ec.ECDSA(algorithm)
     if len(data) != algorithm.digest_size:
@@ -131,7 +111,7 @@ def _verified(verify: Callable[[bytes], None], parameters: KeyParameters) -> byt
     return b""
 
 
-def _public_key(key: _Private, data: bytes) -> bytes:
+def _public_key(key: EllipticKey, data: bytes) -> bytes:
     if data:
         raise KeyRefused(KeyCode.DATA_WRONG, "`public-key` takes no data: leave them out")
     return key.public_key().public_bytes(

@@ -64,7 +64,8 @@ class SecretStore:
 
     * A request is taken whole or not at all: whatever raises, `commit` included, has changed nothing.
     * The first accepted request fixes the extension secret, a refused one never does. 32 zero bytes are a value.
-      Where the image demands it (`scf`), the value is the one derived from the CCK, from the first request on.
+      Where the image demands it (`scf`), the value is the one derived from the CCK, from the first request on; a
+      request that replaces the CCK replaces this value too, if an image has both flags (tools make no such image).
     * A request replaces the CCK only where the image allows it, and a guest without one never gets one.
     * Equal ids are accepted, and so is the same request again: it becomes one more entry, which the list and the
       secret-store hash show. Only the lock, the extension secret and a new start of the guest end that.
@@ -110,16 +111,16 @@ class SecretStore:
         for key in host_keys:
             require_p521(key)
         self._circumstances = Circumstances(
-            identity,
-            cuid,
-            tuple(host_keys),
-            may_add,
-            dump_running,
-            max_association_secrets,
-            max_retrievable_secrets,
-            max_requests,
-            cck,
-            scf,
+            identity=identity,
+            cuid=cuid,
+            host_keys=tuple(host_keys),
+            may_add=may_add,
+            dump_running=dump_running,
+            max_association_secrets=max_association_secrets,
+            max_retrievable_secrets=max_retrievable_secrets,
+            max_requests=max_requests,
+            cck=cck,
+            scf=scf,
         )
         self._randomness = randomness
         self._state = StoreState() if state is None else state

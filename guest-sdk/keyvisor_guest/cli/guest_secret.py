@@ -17,25 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from keyvisor_guest.cli.list_formats import ListFormat, written
 from keyvisor_guest.cli.options import GuestOption, JsonOption, StateOption
 from keyvisor_guest.errors import Refused, SdkError
 from keyvisor_policy.terminal import print_json, verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.secrets import Secrets
-    from keyvisor_guest.wire.messages import Secret, SecretList
+    from keyvisor_guest.wire.messages import Secret
 
 app = verb("The guest's secret store: what an owner's requests put in, and what comes back.", group=True)
 
 MAX_YAML: Final = 0x10000  # bytes of the file that goes with a request
-
-
-class ListFormat(enum.StrEnum):
-    """How a list is written."""
-
-    HUMAN = "human"
-    YAML = "yaml"
-    BIN = "bin"
 
 
 class InForm(enum.StrEnum):
@@ -153,64 +146,8 @@ def list_secrets(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    match list_format:
-        case ListFormat.HUMAN:
-            content = _human(found).encode()
-        case ListFormat.YAML:
-            content = _yaml(found.secrets).encode()
-        case ListFormat.BIN:
-            content = _binary(found.secrets)
+    content = written(found, list_format)
     _write(content, output, force=force)
-
-
-def _human(found: SecretList) -> str:
-    lines = [f"Total number of secrets: {len(found.secrets)}", ""]
-    for secret in found.secrets:
-        lines += [f"{secret.index} {_kind_name(secret.type)}:", f"  0x{secret.id}"]
-        if text := _id_text(bytes.fromhex(secret.id)):
-            lines.append(f"  {text}")
-    if found.locked:
-        lines += ["", "The store is locked until the guest stops."]
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _id_text(secret_id: bytes) -> str:
-    """The id as text where it is one: a name that was used as the id."""
-    name = secret_id.rstrip(b"\x00")
-    text = name.decode("utf-8", errors="replace")
-    return text if len(name) < len(secret_id) and text.isprintable() and "\ufffd" not in text else ""
-
-
-def _kind_name(number: int) -> str:
-    """The kind's name; its number where this SDK knows no name for it."""
-    from keyvisor_guest.wire.retrieved_secrets import KIND_NAMES
-    from keyvisor_guest.wire.secret_kinds import SecretKind
-
-    if number == SecretKind.ASSOCIATION:
-        return "Association"
-    known = number in SecretKind.__members__.values()
-    return KIND_NAMES.get(SecretKind(number), str(number)) if known else str(number)
-
-
-def _yaml(secrets: Sequence[Secret]) -> str:
-    lines = [f"total_num_secrets: {len(secrets)}", "secrets:" if secrets else "secrets: []"]
-    for secret in secrets:
-        lines += [
-            f"- index: {secret.index}",
-            f"  stype: {secret.type}",
-            f"  len: {secret.length}",
-            f"  id: '0x{secret.id}'",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _binary(secrets: Sequence[Secret]) -> bytes:
-    from keyvisor_guest.wire.secret_ids import SecretId
-    from keyvisor_guest.wire.secret_list import ListEntry, encode_list
-
-    return encode_list(
-        [ListEntry(each.index, each.type, each.length, SecretId(bytes.fromhex(each.id))) for each in secrets]
-    )
 
 
 @app.command()
@@ -249,6 +186,45 @@ def retrieve(
     value = found.protected if KINDS[found.kind].is_key else found.plaintext()
     content = value if outform is OutForm.BIN else pem_document(found.kind, value).encode()
     _write(content, output, force=force)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help="The request."),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "-i",
+            "--input",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The request; or give it as FILE.",
+        ),
+    ] = None,
+    user_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--user-cert",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The certificate or public key of who must have signed the request.",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Verify who signed a request before it is added, and print its user data; `owner request verify` in the guest.
+
+    Without --user-cert only a request whose user data is not signed passes: its form is looked at, and said so.
+    """
+    from keyvisor_guest.cli.request_verify import verify_command
+
+    verify_command(file, input_file, user_cert, output, force)
 
 
 def _which(wanted: str, inform: InForm) -> str | bytes | int:
@@ -297,26 +273,3 @@ def _write(content: bytes, output: Path | None, *, force: bool) -> None:
         sys.stdout.buffer.flush()
     else:
         write_private([(output, content)], force=force)
-
-
-@app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
-    user_cert: Annotated[
-        Path | None,
-        typer.Option(
-            "--user-cert",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="The certificate or public key of who must have signed the request.",
-        ),
-    ] = None,
-    output: OutputOption = None,
-    force: ForceOption = False,
-) -> None:
-    """Verify whose request it is, before the firmware sees it; its user data goes to standard output."""
-    from keyvisor_guest.cli.request_verify import verify_command
-
-    verify_command(file, user_cert=user_cert, output=output, force=force)

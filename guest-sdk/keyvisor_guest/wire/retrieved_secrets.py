@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
 __all__ = ["KIND_NAMES", "payload_of", "pem_document"]
@@ -35,22 +36,21 @@ EMULATED: Final = (
     "emulator: keyvisor; not a protected key of IBM Z, usable in the guest that retrieved it only"
 )
 
-_PREFIX: Final = 2  # bytes: the payload's length
-_STEP: Final = 16  # bytes: a plaintext secret is padded to a multiple
-_MAX_PAYLOAD: Final = 8190
 _LINE: Final = 64  # characters of base64
 
 
 def payload_of(value: bytes) -> bytes:
     """The payload of a plaintext secret: without its length in front and its padding behind.
 
-    All of it, where it is not built so: padding of a whole step or more, or one that is not zero.
+    All of it, where it is not built so, as the tool does it.
     """
-    length = int.from_bytes(value[:_PREFIX], "big")
-    payload, padding = value[_PREFIX : _PREFIX + length], value[_PREFIX + length :]
-    if length > _MAX_PAYLOAD or len(payload) < length or len(padding) >= _STEP or any(padding):
+    # Loaded here: it loads all of `cryptography`, and a program that takes names only need not pay for that.
+    from keyvisor_guest.wire.secret_values import plaintext_payload
+
+    try:
+        return plaintext_payload(value)
+    except Malformed:
         return value
-    return payload
 
 
 def pem_document(kind: SecretKind, value: bytes) -> str:

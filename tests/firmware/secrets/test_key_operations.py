@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from keyvisor_firmware.secrets import Hash, KeyCode, KeyParameters, KeyRefused, KeyUse, Mode, Operation
 from keyvisor_firmware.secrets.key_operations import OPERATIONS, perform, require_key
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 from .conftest import VALUES
@@ -200,7 +201,7 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     ],
 )
 def test_a_key_that_is_none_is_not_one(kind, value):
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(Malformed):
         require_key(kind, value)
 
 

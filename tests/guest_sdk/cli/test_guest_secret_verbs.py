@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
@@ -260,3 +261,26 @@ def test_other_refusals_are_not_the_ultravisors(secret: Any, firmware: Any) -> N
 def test_the_verbs_of_before_are_gone(keyvisor: Any) -> None:
     for verb in ("add-secret", "secrets", "lock-secrets"):
         assert keyvisor("guest", verb, "--guest", "payments").code == 2
+
+
+# --- verify
+
+
+def test_a_request_is_verified_as_the_owner_does_it(keyvisor: Any, request_file: Any, tmp_path: Path) -> None:
+    """The rules are tested with `owner request verify`; here, that every option reaches them. No firmware is asked."""
+    file = request_file("one")
+    outcomes = [keyvisor(*verb, "verify", file) for verb in (("owner", "request"), ("guest", "secret"))]
+    assert outcomes[0] == outcomes[1]
+    assert (outcomes[1].code, outcomes[1].out) == (0, "")
+    assert "no user data" in outcomes[1].err
+    output = tmp_path / "data"
+    assert keyvisor("guest", "secret", "verify", "-i", file, "-o", str(output)).code == 0
+    assert output.read_bytes() == b""
+    assert keyvisor("guest", "secret", "verify", "-i", file, "-o", str(output)).code == 1
+    assert keyvisor("guest", "secret", "verify", "-i", file, "-o", str(output), "-f").code == 0
+    signer = tmp_path / "signer.pem"
+    public = ec.derive_private_key(9, ec.SECP521R1()).public_key()
+    signer.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    assert keyvisor("guest", "secret", "verify", file, "--user-cert", str(signer)).code == 1
+    assert keyvisor("guest", "secret", "verify").code == 2
+    assert keyvisor("guest", "secret", "verify", file, "-i", file).code == 2
