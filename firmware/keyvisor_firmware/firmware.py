@@ -198,6 +198,11 @@ class Firmware:
         with self._commands.alone():
             return self._guests.of(instance).instance
 
+    def is_open(self, instance: InstanceId) -> bool:
+        """Whether the guest may bind anything yet."""
+        with self._commands.alone():
+            return self._guests.of(instance).open
+
     def list_hsms(self, instance: InstanceId) -> tuple[HsmView, ...]:
         """The HSMs attached to the guest."""
         with self._commands.reading() as records:

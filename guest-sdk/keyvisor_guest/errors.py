@@ -4,6 +4,7 @@
     ├── StateDirectoryUnusable   no place for the state, or a path too long for a Unix socket
     ├── NameInvalid              not the name of a guest or of an HSM, or none was given
     ├── NotRunning               nobody listens at the door: no such guest, or no firmware
+    ├── NotOpen                  the guest is there, and opens to nobody before its secret store is locked
     ├── DoorClosed               the door belongs to somebody else
     ├── DoorBroken               the answer broke off, came too late, or is no message of the door
     ├── Refused                  the firmware said no (carries the code for programs and the findings for people)
@@ -30,6 +31,7 @@ __all__ = [
     "DoorBroken",
     "DoorClosed",
     "NameInvalid",
+    "NotOpen",
     "NotRunning",
     "PersonalizationFailed",
     "PlanUnmet",
@@ -53,6 +55,10 @@ class NameInvalid(SdkError):
 
 class NotRunning(SdkError):
     """Nobody listens at the door: no such guest, or no firmware."""
+
+
+class NotOpen(SdkError):
+    """The guest is there, and opens to nobody before its secret store is locked: its image says so."""
 
 
 class DoorClosed(SdkError):

@@ -64,6 +64,11 @@ def guest_directory(state: Path, name: str) -> Path:
     return run_directory(state) / "guests" / guest_name(name)
 
 
+def closed_mark(state: Path, name: str) -> Path:
+    """The file that is there as long as a guest is not open yet. Raises NameInvalid."""
+    return guest_directory(state, name) / "closed"
+
+
 def guest_socket(state: Path, name: str) -> Path:
     """A guest's door to the firmware. Raises NameInvalid, StateDirectoryUnusable."""
     return _door(guest_directory(state, name) / "guest.sock")

@@ -43,9 +43,10 @@ class Associations:
         self._hsms = hsms
 
     def bind(self, work: Work, guest: Running, apqn: Apqn) -> None:
-        """Raises ApError: 01 not attached, 03 offline, 30 bound already or of a kind that is not bound, 36 failed
-        before, 09 held by another guest.
+        """Raises ApError: 3e not open yet, 01 not attached, 03 offline, 30 bound already or of a kind that is not
+        bound, 36 failed before, 09 held by another guest.
         """
+        _require_open(guest)
         hsm = self._usable(work, guest, apqn)
         after(_state(work, guest, apqn), Command.BIND, str(apqn))
         if hsm.mode is Mode.CCA:
@@ -159,6 +160,15 @@ def require_attached(records: Records, guest: Running, apqn: Apqn) -> None:
     if apqn not in records.attached(guest.instance.id):
         raise ApError(
             ApCode.NOT_AVAILABLE, f"HSM {apqn} is not attached to this guest; the host attaches HSMs"
+        )
+
+
+def _require_open(guest: Running) -> None:
+    if not guest.open:
+        raise ApError(
+            ApCode.NOT_OPEN_YET,
+            "the guest's image opens nothing before its secret store is locked: hand in the secrets, then "
+            "`keyvisor guest secret lock`",
         )
 
 

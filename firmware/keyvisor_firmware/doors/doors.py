@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 
 from keyvisor_firmware.audit import Log
@@ -18,6 +19,7 @@ from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_guest.errors import StateDirectoryUnusable
 from keyvisor_guest.state_directory import (
+    closed_mark,
     guest_directory,
     guest_socket,
     host_socket,
@@ -79,8 +81,19 @@ class Doors:
 
     async def _open_guest(self, instance: Instance) -> None:
         guest_directory(self._state, instance.name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        app = application("guest", DOORS["guest"], GuestHandlers(self._firmware, instance.id), self._log)
+        mark = partial(self._mark, instance)
+        mark()
+        handlers = GuestHandlers(self._firmware, instance.id, mark)
+        app = application("guest", DOORS["guest"], handlers, self._log)
         self._guests[instance.name] = await Door.open(guest_socket(self._state, instance.name), app)
+
+    def _mark(self, instance: Instance) -> None:
+        """Say in the guest's directory whether it is open yet: programs that are to run in it look there."""
+        mark = closed_mark(self._state, instance.name)
+        if self._firmware.is_open(instance.id):
+            mark.unlink(missing_ok=True)
+        else:
+            mark.touch(mode=0o600)
 
     async def _close_guest(self, name: str) -> None:
         door = self._guests.pop(name, None)

@@ -5,6 +5,7 @@ can name another.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 from keyvisor_firmware.attestation.attest import AttestCall
 from keyvisor_firmware.doors import answers
@@ -26,9 +27,12 @@ from keyvisor_policy import secret_id
 class GuestHandlers:
     """What the guest `instance` can ask for."""
 
-    def __init__(self, firmware: Firmware, instance: InstanceId) -> None:
+    def __init__(
+        self, firmware: Firmware, instance: InstanceId, locked: Callable[[], None] = lambda: None
+    ) -> None:
         self._firmware = firmware
         self._instance = instance
+        self._locked = locked
 
     def identity(self) -> messages.Identity:
         return answers.identity(self._firmware.identity(self._instance))
@@ -62,6 +66,7 @@ class GuestHandlers:
 
     def lock_secrets(self) -> Done:
         self._firmware.lock_secrets(self._instance)
+        self._locked()
         return Done()
 
     def retrieve_secret(self, index: int) -> messages.RetrievedSecret:

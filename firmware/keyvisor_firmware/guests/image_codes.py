@@ -30,6 +30,7 @@ class ImageCode(enum.IntEnum):
     NOT_AS_MEASURED = 0x010A
     RAMDISK_UNUSABLE = 0x010B
     POLICY_UNUSABLE = 0x010C
+    GUEST_FILE_UNUSABLE = 0x010D
 
 
 _WHOLE_FILE: Final = "start the whole file that the owner built, unchanged"
@@ -67,6 +68,10 @@ IMAGE_MEANINGS: Final[Mapping[ImageCode, Meaning]] = MappingProxyType(
         ImageCode.POLICY_UNUSABLE: Meaning(
             "the policy in the image cannot be used",
             "the owner has to build the image again; `keyvisor policy check` says what is wrong",
+        ),
+        ImageCode.GUEST_FILE_UNUSABLE: Meaning(
+            "the image's file about the guest cannot be used",
+            "the owner has to build the image again, with `version: 1` and `access: always` or `after-lock` in it",
         ),
     }
 )

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.errors import ImageRefused
+from keyvisor_firmware.guests.access import opens_after_lock
 from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import ImageCode
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, WireError
-from keyvisor_guest.wire.initrd import Entry, find_policy, unpack
+from keyvisor_guest.wire.initrd import Entry, find_guest_file, find_policy, unpack
 from keyvisor_guest.wire.key_slots import addressed_key
 from keyvisor_guest.wire.messages import MAX_POLICY
 from keyvisor_guest.wire.se_header import (
@@ -47,13 +48,15 @@ _CUID_LENGTH = 16  # bytes
 class BootImage:
     """What a guest starts with. `policy` is the one inside the image, None where it carries none.
 
-    `host_key_hash` (32 bytes) names the host key that opened the header.
+    `host_key_hash` (32 bytes) names the host key that opened the header; `opens_after_lock`: nothing is bound before
+    the secret store is locked (access.py).
     """
 
     identity: BootIdentity
     host_key_hash: bytes
     secrets: BootSecrets = field(repr=False)
     policy: PolicyRow | None = field(repr=False)
+    opens_after_lock: bool
 
     def instance(self, name: str, started: str, randomness: Callable[[int], bytes]) -> Instance:
         """A new instance of this image, with ids that no other ever has. `randomness(n)` gives n random bytes."""
@@ -64,6 +67,7 @@ class BootImage:
             identity=self.identity,
             started=started,
             host_key_hash=self.host_key_hash,
+            opens_after_lock=self.opens_after_lock,
         )
 
 
@@ -74,9 +78,14 @@ def open_image(data: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) -> 
         image = read_image(data, header)
     with _refusing(ImageCode.NOT_AS_MEASURED):
         check_measured(image)
-    policy = _policy(image, secrets.image_key)
-    boot = BootSecrets(secrets.cck, secrets.scf)
-    return BootImage(header.identity(), addressed_key(host_keys, header.slots), boot, policy)
+    policy, guest_file = _files(image, secrets.image_key)
+    return BootImage(
+        header.identity(),
+        addressed_key(host_keys, header.slots),
+        BootSecrets(secrets.cck, secrets.scf),
+        None if policy is None else _readable(policy),
+        guest_file is not None and _opens_after_lock(guest_file),
+    )
 
 
 def _set_parameters(
@@ -101,19 +110,31 @@ def _set_parameters(
             raise ImageRefused(ImageCode.FLAG_UNKNOWN) from None
 
 
-def _policy(image: SeImage, key: bytes) -> PolicyRow | None:
-    """The policy in the ramdisk's file tree, read strictly: what cannot be read is never taken for none."""
+def _files(image: SeImage, key: bytes) -> tuple[Entry | None, Entry | None]:
+    """The policy and the guest's file in the ramdisk's file tree: what cannot be read is never taken for none."""
     with _refusing(ImageCode.NOT_AS_MEASURED):
         ramdisk = image.component(ComponentKind.RAMDISK, key)
     if ramdisk is None:
-        return None
+        return None, None
     try:
-        entries = unpack(ramdisk)
-        found = None if entries is None else find_policy(entries)
+        entries = unpack(ramdisk) or ()
+        return find_policy(entries), find_guest_file(entries)
     except WireError:
         # The reason names files of the encrypted ramdisk, and the host reads it.
         raise ImageRefused(ImageCode.RAMDISK_UNUSABLE) from None
-    return None if found is None else _readable(found)
+
+
+def _opens_after_lock(found: Entry) -> bool:
+    source = f"/{found.path}"
+    try:
+        return opens_after_lock(found.content, source)
+    except DocumentError as error:
+        raise ImageRefused(ImageCode.GUEST_FILE_UNUSABLE, findings=_places(source, error)) from None
+
+
+def _places(source: str, error: DocumentError) -> list[str]:
+    """Where, and not what: a finding repeats the text, which is encrypted in the image, and the host reads this."""
+    return [f"{source}:{one.line}:{one.column}: not as it must be" for one in error.findings]
 
 
 def _readable(found: Entry) -> PolicyRow:
@@ -124,9 +145,7 @@ def _readable(found: Entry) -> PolicyRow:
         parse(found.content, source)
         return PolicyRow(source, found.content.decode(), measured=True)
     except DocumentError as error:
-        # Where, and not what: a finding repeats the text, which is encrypted in the image, and the host reads this.
-        places = [f"{source}:{one.line}:{one.column}: not as it must be" for one in error.findings]
-        raise ImageRefused(ImageCode.POLICY_UNUSABLE, findings=places) from None
+        raise ImageRefused(ImageCode.POLICY_UNUSABLE, findings=_places(source, error)) from None
     except UnicodeDecodeError:
         raise ImageRefused(ImageCode.POLICY_UNUSABLE, f"`{source}` is not UTF-8") from None
 

@@ -25,3 +25,4 @@ class Instance:
     identity: BootIdentity
     started: str
     host_key_hash: bytes = bytes(32)
+    opens_after_lock: bool = False

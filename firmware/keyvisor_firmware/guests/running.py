@@ -18,3 +18,8 @@ class Running:
     gate: Gate
     secrets: SecretStore = field(repr=False)
     policy: Policy | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether anything may be bound: at once, or where the image says so once the secret store is locked."""
+        return self.secrets.locked or not self.instance.opens_after_lock

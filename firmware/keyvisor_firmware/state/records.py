@@ -101,6 +101,7 @@ class Records:
                 identity=guest.identity.encode(),
                 started=guest.started,
                 host_key_hash=guest.host_key_hash,
+                opens_after_lock=guest.opens_after_lock,
             )
         )
 
@@ -250,7 +251,15 @@ def _instance(row: Row[tuple[object, ...]]) -> Instance:
     cursor = Cursor(row.identity)
     identity = BootIdentity.read(cursor)
     cursor.end()
-    return Instance(InstanceId(row.instance), row.name, row.cuid, identity, row.started, row.host_key_hash)
+    return Instance(
+        id=InstanceId(row.instance),
+        name=row.name,
+        cuid=row.cuid,
+        identity=identity,
+        started=row.started,
+        host_key_hash=row.host_key_hash,
+        opens_after_lock=row.opens_after_lock,
+    )
 
 
 def _binding(row: Row[tuple[object, ...]]) -> Binding:

@@ -31,6 +31,7 @@ GUESTS: Final = Table(
     Column("identity", LargeBinary(208), nullable=False),
     Column("started", String(32), nullable=False),
     Column("host_key_hash", LargeBinary(32), nullable=False),
+    Column("opens_after_lock", Boolean, nullable=False),
 )
 
 ATTACHMENTS: Final = Table(

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from keyvisor_guest.cli.sandbox import name_module, sandboxed
-from keyvisor_guest.errors import CommandUnusable, NotRunning
+from keyvisor_guest.errors import CommandUnusable, NotOpen, NotRunning
 from keyvisor_guest.names import GUEST_VARIABLE
-from keyvisor_guest.state_directory import STATE_VARIABLE, guest_directory, pkcs11_socket
+from keyvisor_guest.state_directory import STATE_VARIABLE, closed_mark, guest_directory, pkcs11_socket
 from keyvisor_guest.stock_client import ADDRESS_VARIABLE, MODULE_VARIABLE, address, find
 
 __all__ = ["Surroundings", "run"]
@@ -32,11 +32,16 @@ class Surroundings:
 
     @classmethod
     def of(cls, state: Path, guest: str) -> Surroundings:
-        """Raises NameInvalid, StateDirectoryUnusable, ClientUnusable; NotRunning where the guest has no door."""
+        """Raises NameInvalid, StateDirectoryUnusable, ClientUnusable; NotRunning without a door, NotOpen."""
         if not pkcs11_socket(state, guest).is_socket():
             raise NotRunning(
                 f"no guest `{guest}` in `{state}`: `keyvisor host list` shows those there are, "
                 "`keyvisor up` starts the firmware"
+            )
+        if closed_mark(state, guest).exists():
+            raise NotOpen(
+                f"guest `{guest}` is not open before its secret store is locked: "
+                "`keyvisor guest personalize`, or `keyvisor guest secret lock`, does that"
             )
         return cls(state, guest, find())
 

@@ -157,6 +157,7 @@ def lock(guest: GuestOption, state: StateOption = None) -> None:
         _secrets(guest, state).lock()
 
 
+@app.command("retr", hidden=True)
 @app.command()
 def retrieve(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Which secret; --inform says how it is named.")],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,10 +18,12 @@ from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
 
 __all__ = [
+    "GUEST_FILE",
     "MAX_ENTRIES",
     "MAX_TREE",
     "POLICY_PATHS",
     "Entry",
+    "find_guest_file",
     "find_policy",
     "pack",
     "unpack",
@@ -31,6 +33,7 @@ MAX_TREE: Final = 1 << 27  # bytes of an archive, unpacked
 MAX_ENTRIES: Final = 1 << 16
 MAX_PATH: Final = 4096  # bytes, with the NUL
 POLICY_PATHS: Final = ("etc/keyvisor/policy.yaml", "etc/pvapconfig.yaml")  # the first that is there counts
+GUEST_FILE: Final = "etc/keyvisor/guest.yaml"
 
 _MAGIC: Final = b"070701"
 _TRAILER: Final = "TRAILER!!!"
@@ -105,14 +108,23 @@ def unpack(data: bytes) -> tuple[Entry, ...] | None:
 
 def find_policy(entries: Iterable[Entry]) -> Entry | None:
     """The policy in a file tree: the first of POLICY_PATHS that is there. Raises Malformed for one that is no file."""
+    return _first(entries, POLICY_PATHS, "policy")
+
+
+def find_guest_file(entries: Iterable[Entry]) -> Entry | None:
+    """The file that says how the guest is opened, if it is there. Raises Malformed for one that is no file."""
+    return _first(entries, (GUEST_FILE,), "guest's file")
+
+
+def _first(entries: Iterable[Entry], paths: Sequence[str], what: str) -> Entry | None:
     tree = {entry.path: entry for entry in entries}
-    for path in POLICY_PATHS:
+    for path in paths:
         for parent in _parents(path):
             if parent in tree and not stat.S_ISDIR(tree[parent].mode):
-                raise Malformed(f"`/{parent}` in the ramdisk is no directory: a policy would be below it")
+                raise Malformed(f"`/{parent}` in the ramdisk is no directory: a {what} would be below it")
         if (found := tree.get(path)) is not None:
             if not stat.S_ISREG(found.mode):
-                raise Malformed(f"`/{path}` in the ramdisk is no regular file: put the policy itself there")
+                raise Malformed(f"`/{path}` in the ramdisk is no regular file: put the {what} itself there")
             return found
     return None
 

@@ -218,6 +218,10 @@ def test_a_file_that_says_nothing_is_refused(secret: Any, tmp_path: Path, text: 
     assert "--inform" in ended.err
 
 
+def test_the_short_verb_of_pvsecret_is_known(secret: Any) -> None:
+    assert secret("retr", "1", "--inform", "idx", "--outform", "bin").out == "hello"
+
+
 def test_without_a_file_the_way_out_is_said(secret: Any) -> None:
     ended = secret("retrieve", "greeting")
     assert ended.code == 1
