@@ -18,7 +18,8 @@ import keyvisor_policy
 from keyvisor_guest.file_tree import read_tree
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
-from keyvisor_guest.wire.initrd import POLICY_PATHS, Entry, find_policy, pack, unpack
+from keyvisor_guest.wire.guest_file import opens_after_lock
+from keyvisor_guest.wire.initrd import POLICY_PATHS, Entry, find_guest_file, find_policy, pack, unpack
 from keyvisor_guest.wire.key_slots import KEY_LENGTH
 from keyvisor_guest.wire.messages import MAX_IMAGE, MAX_POLICY
 from keyvisor_guest.wire.se_header import (
@@ -133,18 +134,22 @@ def _ramdisk(parts: ImageParts) -> bytes | None:
         entries = (*entries, Entry(POLICY_PATHS[0], stat.S_IFREG | 0o444, parts.policy))
     elif (found := find_policy(entries)) is not None:
         _check_policy(found.content, f"{parts.root}/{found.path}")
+    if (found := find_guest_file(entries)) is not None:
+        opens_after_lock(found.content, f"{parts.root}/{found.path}")
     return pack(entries) if entries or parts.root is not None else None
 
 
 def _check_policy_inside(ramdisk: bytes) -> None:
     """A firmware refuses to start what is refused here; it is told now, and with all its reasons."""
     try:
-        entries = unpack(ramdisk)
-        found = None if entries is None else find_policy(entries)
+        entries = unpack(ramdisk) or ()
+        policy, guest_file = find_policy(entries), find_guest_file(entries)
     except Malformed as error:
         raise Unbuildable(str(error)) from error
-    if found is not None:
-        _check_policy(found.content, f"/{found.path}")
+    if policy is not None:
+        _check_policy(policy.content, f"/{policy.path}")
+    if guest_file is not None:
+        opens_after_lock(guest_file.content, f"/{guest_file.path}")
 
 
 def _check_policy(text: bytes, source: str) -> None:

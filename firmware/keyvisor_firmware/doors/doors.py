@@ -45,7 +45,7 @@ class Doors:
         """Open every door, the host's last: who can come in there finds all others. Raises OSError."""
         self._clear(guests)
         for instance in guests:
-            await self._open_guest(instance)
+            await self._open_guest(instance, is_open=self._firmware.is_open(instance.id))
         await self._open("operator", operator_socket(self._state), OperatorHandlers(self._firmware))
         await self._open("host", host_socket(self._state), HostHandlers(self._firmware, self))
 
@@ -67,8 +67,8 @@ class Doors:
             raise Conflict(f"guest `{name}` needs a shorter name, or the daemon one: {error}") from None
 
     def open(self, instance: Instance) -> None:
-        """Make the guest's door. Raises OSError."""
-        self._wait(self._open_guest(instance))
+        """Make the door of a guest that has just started. Raises OSError."""
+        self._wait(self._open_guest(instance, is_open=not instance.opens_after_lock))
 
     def close(self, name: str) -> None:
         """The guest's door and its directory are gone when this returns."""
@@ -79,21 +79,15 @@ class Doors:
 
     # --- in the event loop
 
-    async def _open_guest(self, instance: Instance) -> None:
+    async def _open_guest(self, instance: Instance, *, is_open: bool) -> None:
         guest_directory(self._state, instance.name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        mark = partial(self._mark, instance)
-        mark()
-        handlers = GuestHandlers(self._firmware, instance.id, mark)
+        # Programs that are to run in the guest look for the mark; nothing is bound for them either way.
+        mark = closed_mark(self._state, instance.name)
+        if not is_open:
+            mark.touch(mode=0o600)
+        handlers = GuestHandlers(self._firmware, instance.id, partial(mark.unlink, missing_ok=True))
         app = application("guest", DOORS["guest"], handlers, self._log)
         self._guests[instance.name] = await Door.open(guest_socket(self._state, instance.name), app)
-
-    def _mark(self, instance: Instance) -> None:
-        """Say in the guest's directory whether it is open yet: programs that are to run in it look there."""
-        mark = closed_mark(self._state, instance.name)
-        if self._firmware.is_open(instance.id):
-            mark.unlink(missing_ok=True)
-        else:
-            mark.touch(mode=0o600)
 
     async def _close_guest(self, name: str) -> None:
         door = self._guests.pop(name, None)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.errors import ImageRefused
-from keyvisor_firmware.guests.access import opens_after_lock
 from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import ImageCode
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, WireError
+from keyvisor_guest.wire.guest_file import opens_after_lock
 from keyvisor_guest.wire.initrd import Entry, find_guest_file, find_policy, unpack
 from keyvisor_guest.wire.key_slots import addressed_key
 from keyvisor_guest.wire.messages import MAX_POLICY
@@ -49,7 +49,7 @@ class BootImage:
     """What a guest starts with. `policy` is the one inside the image, None where it carries none.
 
     `host_key_hash` (32 bytes) names the host key that opened the header; `opens_after_lock`: nothing is bound before
-    the secret store is locked (access.py).
+    the secret store is locked (wire/guest_file.py).
     """
 
     identity: BootIdentity

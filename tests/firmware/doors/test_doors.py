@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyvisor_firmware.doors import server
 from keyvisor_firmware.doors.application import application
 from keyvisor_firmware.doors.bodies import LIMITS
+from keyvisor_guest.state_directory import closed_mark
 from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
+from keyvisor_guest.wire.initrd import Entry, pack
 from keyvisor_guest.wire.messages import (
     DOORS,
     MAX_IMAGE,
@@ -436,3 +439,20 @@ def test_an_internal_error_says_nothing(guest: House, monkeypatch: pytest.Monkey
     problem = guest.ask("host", "GET", "/guests").problem(500)
     assert "hunter2" not in problem.message
     assert any("internal error" in line for line in guest.machine.log.lines)
+
+
+def test_part3_T6_a_guest_that_opens_after_the_lock_is_marked_until_then(house: House) -> None:
+    """Its own programs look for the mark; the firmware binds nothing, whoever took the mark away."""
+    tree = [
+        Entry("etc/keyvisor/guest.yaml", stat.S_IFREG | 0o444, b"version: 1\naccess: after-lock\n"),
+    ]
+    closed = an_image(house.machine.host_key.private, ramdisk=pack(tree)).data
+    house.ask("host", "PUT", "/guests/payments", {"image": base64.b64encode(closed).decode()}).ok()
+    house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok()
+    mark = closed_mark(house.state, "payments")
+    assert mark.exists()
+    refused = house.ask("payments", "POST", f"/hsms/{HSM}/bind").problem(409)
+    assert (refused.kind, refused.code) == ("ap", 0x3E)
+    house.ask("payments", "POST", "/secrets/lock").ok()
+    assert not mark.exists()
+    house.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from keyvisor_firmware.errors import Conflict, ImageRefused, NotFound, StateUnusable
+from keyvisor_firmware.association.machine import State
+from keyvisor_firmware.association.responses import ApCode
+from keyvisor_firmware.errors import ApError, Conflict, ImageRefused, NotFound, StateUnusable
 from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
 from keyvisor_firmware.guests.images import open_image
@@ -292,3 +294,72 @@ def test_no_file_and_no_log_holds_a_key_of_the_image_in_clear(machine: Machine) 
         assert secret.hex() not in told
         assert repr(secret)[2:-1] not in told
     machine.up()
+
+
+# --- opened after the lock
+
+AFTER_LOCK = b"version: 1\naccess: after-lock\n"
+
+
+def with_guest_file(text: bytes, *more: Entry) -> bytes:
+    return crafted(pack([Entry("etc/keyvisor/guest.yaml", FILE, text), *more]))
+
+
+@pytest.mark.parametrize(
+    ("text", "closed"),
+    [(AFTER_LOCK, True), (b"version: 1\naccess: always\n", False), (b"version: 1\n", False)],
+)
+def test_an_image_says_when_its_guest_opens(text: bytes, closed: bool) -> None:
+    assert open_image(with_guest_file(text), [HOST]).opens_after_lock is closed
+
+
+@pytest.mark.parametrize("text", [b"access: after-lock\n", b"version: 1\naccess: after_lock\n", b"\xff", b""])
+def test_what_it_says_is_read_strictly(text: bytes) -> None:
+    """A file that cannot be read is never taken for one that opens the guest; what it says, the host is not told."""
+    refused = refusal(with_guest_file(text))
+    assert refused.code is ImageCode.GUEST_FILE_UNUSABLE
+    assert "after_lock" not in str(refused)
+    assert all(finding.endswith(": not as it must be") for finding in refused.findings)
+
+
+def closed_guest(machine: Machine, name: str = "payments") -> Instance:
+    rules = Entry("etc/keyvisor/policy.yaml", FILE, policy("payments-signing").text.encode())
+    image = crafted(
+        pack([Entry("etc/keyvisor/guest.yaml", FILE, AFTER_LOCK), rules]), machine.host_key.private
+    )
+    instance = machine.firmware.start_guest(name, image)
+    machine.firmware.attach(name, HSM)
+    return instance
+
+
+def test_part3_T6_the_gate_is_closed_until_the_store_is_locked(machine: Machine) -> None:
+    instance = closed_guest(machine)
+    machine.firmware.add_secret(instance.id, machine.request(instance, "payments-signing"))
+    row = machine.firmware.get_policy(instance.id)
+    steps = [step("bind", HSM), step("associate", HSM, SIGNING)]
+    for command in (
+        lambda: machine.firmware.bind(instance.id, HSM),
+        lambda: machine.firmware.apply_plan(instance.id, row, steps),
+    ):
+        with pytest.raises(ApError) as refused:
+            command()
+        assert refused.value.code is ApCode.NOT_OPEN_YET
+        assert "keyvisor guest secret lock" in str(refused.value)
+    assert not machine.firmware.is_open(instance.id)
+    machine.firmware.lock_secrets(instance.id)
+    assert machine.firmware.is_open(instance.id)
+    (view,) = machine.firmware.apply_plan(instance.id, row, steps)
+    assert view.state is State.ASSOCIATED
+
+
+def test_part3_T6_it_stays_closed_over_a_restart_and_opens_for_no_other_guest(machine: Machine) -> None:
+    first, second = closed_guest(machine), closed_guest(machine, "billing")
+    machine.again()
+    assert not machine.firmware.is_open(first.id)
+    machine.firmware.lock_secrets(first.id)
+    machine.again()
+    assert machine.firmware.is_open(first.id)
+    assert not machine.firmware.is_open(second.id)
+    with pytest.raises(ApError):
+        machine.firmware.bind(second.id, HSM)
+    machine.firmware.bind(first.id, HSM)

@@ -18,7 +18,7 @@ import pytest
 
 from keyvisor_guest.cli.sandbox import name_module, sandboxed
 from keyvisor_guest.errors import CommandUnusable
-from keyvisor_guest.state_directory import pkcs11_socket
+from keyvisor_guest.state_directory import closed_mark, pkcs11_socket
 
 MODULE = Path("/usr/lib/pkcs11/p11-kit-client.so")
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -84,6 +84,17 @@ def test_the_program_finds_its_guest(execute: Callable[..., Any], doors: Path, m
     assert kind == "unix:path"
     assert unquote(path) == str(pkcs11_socket(doors, "g"))
     assert not set(path) & set(" ;"), "the client ends an address there"
+
+
+def test_part3_T6_nothing_runs_in_a_guest_that_is_not_open_yet(
+    execute: Callable[..., Any], doors: Path
+) -> None:
+    closed_mark(doors, "g").touch()
+    ended = execute("--", sys.executable, "-c", SHOW)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: guest `g` is not open before its secret store is locked: ")
+    closed_mark(doors, "g").unlink()
+    assert execute("--", sys.executable, "-c", SHOW).code == 0
 
 
 def test_the_dashes_may_be_left_out(execute: Callable[..., Any]) -> None:
