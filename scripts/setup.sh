@@ -42,6 +42,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "making .venv (pinned Python packages, about a minute)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
-    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[firmware,dev]'
+    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[firmware,dev,example]'
     echo "$wanted" >"$stamp"
 fi

@@ -15,7 +15,7 @@ from keyvisor_guest.errors import DoorBroken, SdkError
 from keyvisor_guest.http import Door
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_REQUEST, Done, ProtectedKeyParameters
-from keyvisor_guest.wire.retrieved_secrets import payload_of, pem_document
+from keyvisor_guest.wire.retrieved_secrets import payload_of, pem_document, protected_key_of
 from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 if TYPE_CHECKING:
@@ -191,6 +191,14 @@ class Secrets:
                 f"secret {index} is of type {found.type}, unknown here: is the firmware of another version?"
             ) from None
         return Retrieved(kind, bytes.fromhex(found.id), found.index, found.value, self._door)
+
+    def protected_key(self, document: bytes) -> ProtectedKey:
+        """The key of a document that `pem()`, or `keyvisor guest secret retrieve`, gave. Raises Malformed for another.
+
+        Good in the guest that retrieved it, as long as that runs.
+        """
+        kind, blob = protected_key_of(document)
+        return ProtectedKey(self._door, kind, blob)
 
     def _index_of(self, which: str | bytes) -> int:
         entries = self.list()

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keyvisor_guest import DoorBroken, Guest, Refused, SdkError
 from keyvisor_guest.secrets import ProtectedKey, Retrieved
 from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import MAX_KEY_DATA
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
@@ -163,3 +164,14 @@ def test_what_was_retrieved_compares_without_its_door(guest: Guest) -> None:
     one, other = guest.secrets.retrieve(2), guest.secrets.retrieve(2)
     assert isinstance(one, Retrieved)
     assert one == other
+
+
+def test_a_key_is_used_from_its_document(firmware: Any, guest: Guest) -> None:
+    found = guest.secrets.retrieve(2)
+    key = guest.secrets.protected_key(found.pem())
+    assert key.kind is SecretKind.EC_P256
+    key.sign(b"abc")
+    found.key().sign(b"abc")
+    assert firmware.story.uses[0] == firmware.story.uses[1]
+    with pytest.raises(Malformed, match="secret retrieve"):
+        guest.secrets.protected_key(guest.secrets.retrieve(1).pem())

@@ -31,14 +31,17 @@ class Surroundings:
     module: Path
 
     @classmethod
-    def of(cls, state: Path, guest: str) -> Surroundings:
-        """Raises NameInvalid, StateDirectoryUnusable, ClientUnusable; NotRunning without a door, NotOpen."""
+    def of(cls, state: Path, guest: str, *, not_open_yet: bool = False) -> Surroundings:
+        """Raises NameInvalid, StateDirectoryUnusable, ClientUnusable; NotRunning without a door, NotOpen.
+
+        With `not_open_yet` for a program that is run once the guest is open.
+        """
         if not pkcs11_socket(state, guest).is_socket():
             raise NotRunning(
                 f"no guest `{guest}` in `{state}`: `keyvisor host list` shows those there are, "
                 "`keyvisor up` starts the firmware"
             )
-        if closed_mark(state, guest).exists():
+        if not not_open_yet and closed_mark(state, guest).exists():
             raise NotOpen(
                 f"guest `{guest}` is not open before its secret store is locked: "
                 "`keyvisor guest personalize`, or `keyvisor guest secret lock`, does that"

@@ -70,7 +70,10 @@ def personalize(
             contents=_tags(contents or furnishing.contents),
             description=furnishing,
             root=root,
-            environment={**os.environ, **Surroundings.of(where.resolve(), guest).variables()}
+            environment={
+                **os.environ,
+                **Surroundings.of(where.resolve(), guest, not_open_yet=True).variables(),
+            }
             if furnishing.command
             else None,
             say=lambda text: print(text, file=sys.stderr),

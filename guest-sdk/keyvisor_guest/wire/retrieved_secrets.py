@@ -6,6 +6,7 @@ A protected key here is the emulator's own, and its document says so: no real ma
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
-__all__ = ["KIND_NAMES", "payload_of", "pem_document"]
+__all__ = ["KIND_NAMES", "payload_of", "pem_document", "protected_key_of"]
 
 KIND_NAMES: Final[Mapping[SecretKind, str]] = MappingProxyType(
     {
@@ -36,7 +37,14 @@ EMULATED: Final = (
     "emulator: keyvisor; not a protected key of IBM Z, usable in the guest that retrieved it only"
 )
 
+MAX_DOCUMENT: Final = 0x4000  # bytes of a document: twice what the longest secret takes
+
 _LINE: Final = 64  # characters of base64
+_PROTECTED_KEY: Final = re.compile(
+    r"-----BEGIN IBM PROTECTED KEY-----\r?\n(?P<headers>(?:[a-z]+: [^\r\n]+\r?\n)+)\r?\n"
+    r"(?P<body>(?:[A-Za-z0-9+/=]+\r?\n)+)-----END IBM PROTECTED KEY-----",
+    re.ASCII,
+)
 
 
 def payload_of(value: bytes) -> bytes:
@@ -61,3 +69,25 @@ def pem_document(kind: SecretKind, value: bytes) -> str:
     text = base64.b64encode(value).decode("ascii")
     lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
     return "\n".join([f"-----BEGIN {label}-----", *headers, "", *lines, f"-----END {label}-----", ""])
+
+
+def protected_key_of(document: bytes) -> tuple[SecretKind, bytes]:
+    """The kind and the bytes of a protected key's document, as `pem_document` writes it. Raises Malformed.
+
+    Whether they are a key that this guest can use is the firmware's to say.
+    """
+    if len(document) > MAX_DOCUMENT:
+        raise Malformed(f"a protected key's document has at most {MAX_DOCUMENT} bytes, not {len(document)}")
+    found = _PROTECTED_KEY.search(document.decode("ascii", "replace"))
+    headers = dict(line.split(": ", 1) for line in found["headers"].splitlines()) if found else {}
+    kinds = [kind for kind, name in KIND_NAMES.items() if name == headers.get("kind")]
+    if found is None or not kinds or kinds == [SecretKind.PLAINTEXT]:
+        raise Malformed(
+            "this is no document of a protected key: `keyvisor guest secret retrieve` writes one for a key"
+        )
+    try:
+        return kinds[0], base64.b64decode("".join(found["body"].split()), validate=True)
+    except ValueError:
+        raise Malformed(
+            "the document of a protected key is damaged: `keyvisor guest secret retrieve` writes it again"
+        ) from None

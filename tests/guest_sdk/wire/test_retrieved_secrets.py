@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvisor_guest.wire.retrieved_secrets import KIND_NAMES, payload_of, pem_document
+from keyvisor_guest.wire.errors import Malformed
+from keyvisor_guest.wire.retrieved_secrets import (
+    KIND_NAMES,
+    MAX_DOCUMENT,
+    payload_of,
+    pem_document,
+    protected_key_of,
+)
 from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 
@@ -69,3 +76,44 @@ def test_the_document_of_a_plaintext_secret():
 def test_what_never_comes_back_has_no_document(kind):
     with pytest.raises(KeyError):
         pem_document(kind, b"")
+
+
+@pytest.mark.parametrize("kind", sorted(set(KIND_NAMES) - {SecretKind.PLAINTEXT}))
+@pytest.mark.parametrize("length", [48, 50, 98, 160])
+def test_a_keys_document_is_read_as_it_is_written(kind, length):
+    document = pem_document(kind, b"\x5a" * length)
+    assert protected_key_of(document.encode()) == (kind, b"\x5a" * length)
+    assert protected_key_of(document.replace("\n", "\r\n").encode()) == (kind, b"\x5a" * length)
+
+
+_DOCUMENT = pem_document(SecretKind.EC_P256, bytes(range(64)))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        pem_document(SecretKind.PLAINTEXT, b"text"),
+        _DOCUMENT.replace("IBM PROTECTED KEY", "PRIVATE KEY"),
+        _DOCUMENT.replace("EC-SECP256R1-PRIVATE-KEY", "EC-SECP256K1-PRIVATE-KEY"),
+        _DOCUMENT.replace("EC-SECP256R1-PRIVATE-KEY", "PLAINTEXT"),
+        _DOCUMENT.replace("kind: ", "sort: "),
+        _DOCUMENT.replace("\n\n", "\n"),
+        _DOCUMENT.replace("-----END IBM", "-----end IBM"),
+        _DOCUMENT.replace("AAEC", "A=EC"),
+        _DOCUMENT.replace("AAEC", "AAE"),
+        _DOCUMENT.replace("AAEC", "AA C"),
+        _DOCUMENT + " " * MAX_DOCUMENT,
+    ],
+)
+def test_what_is_no_keys_document_is_malformed(document):
+    with pytest.raises(Malformed):
+        protected_key_of(document.encode())
+
+
+@given(
+    document=st.one_of(st.binary(max_size=400), st.text().map(lambda text: (_DOCUMENT[:90] + text).encode()))
+)
+def test_part3_T14_any_bytes_are_a_keys_document_or_malformed(document):
+    with pytest.raises(Malformed):
+        protected_key_of(document)
