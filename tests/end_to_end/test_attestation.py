@@ -50,7 +50,7 @@ def test_an_owner_learns_the_instance_and_personalizes_only_it(world: World) -> 
     world.guest("payments")
     _keys(world)
     first = world.request("payments", "first")  # also writes the owner's own copy of the boot identity
-    world.keyvisor("guest", "add-secret", "--guest", "payments", first).ok()
+    world.keyvisor("guest", "secret", "add", "--guest", "payments", first).ok()
     _attested(world, "phkh-img", "phkh-att", "secret-store-hash").ok()
     told = yaml.safe_load(_verified(world, "--request", str(first), "--open", "-k", "keys/host-key.crt").ok())
     assert told["cuid"].removeprefix("0x") == world.json("host", "list")["guests"][0]["cuid"]
@@ -60,8 +60,8 @@ def test_an_owner_learns_the_instance_and_personalizes_only_it(world: World) -> 
         "owner", "request", "association", "second", "-k", "keys/host-key.crt", *TRUST, "--identity",
         "payments.identity", "--cuid-hex", told["cuid"], "-o", "second.request",
     ).ok()  # fmt: skip
-    world.keyvisor("guest", "add-secret", "--guest", "payments", "second.request").ok()
-    world.keyvisor("guest", "lock-secrets", "--guest", "payments").ok()
+    world.keyvisor("guest", "secret", "add", "--guest", "payments", "second.request").ok()
+    world.keyvisor("guest", "secret", "lock", "--guest", "payments").ok()
     _attested(world, "secret-store-hash").ok()
     both = ("--request", str(first), "--request", "second.request")
     _verified(world, *both, "--locked").ok()
@@ -69,20 +69,23 @@ def test_an_owner_learns_the_instance_and_personalizes_only_it(world: World) -> 
     assert "not in the expected state" in _verified(world, "--request", str(first), "--locked").refused()
 
     world.keyvisor("host", "stop", "payments").ok()
-    world.guest("payments")
-    refused = world.keyvisor("guest", "add-secret", "--guest", "payments", "second.request").refused()
+    world.keyvisor("host", "start", "payments", "--image", "payments.img").ok()
+    refused = world.keyvisor("guest", "secret", "add", "--guest", "payments", "second.request").refused()
     assert "another instance" in refused
     _attested(world).ok()
     assert yaml.safe_load(_verified(world).ok())["cuid"] != told["cuid"]
+    by_image = ("owner", "attest", "verify", "-i", "a", "--arpk", "k", "--hdr", "payments.img")
+    assert yaml.safe_load(world.keyvisor(*by_image).ok())["cuid"] != told["cuid"]
+    assert "exclude each other" in world.keyvisor(*by_image, "--identity", "payments.identity").told
 
 
 def test_part3_T2_another_image_under_the_same_name_is_found_out(world: World) -> None:
     world.guest("payments")
     _keys(world)
-    world.request("payments", "first")
     world.keyvisor("host", "stop", "payments").ok()
-    (world.directory / "payments.img").write_text("the host's own\n")
-    world.keyvisor("host", "start", "payments", "--image", "payments.img").ok()
+    build = ("owner", "image", "build", "-k", "host-key.pem", "--no-verify", "--cmdline", "the host's own")
+    world.keyvisor(*build, "-o", "hosts.img").ok()
+    world.keyvisor("host", "start", "payments", "--image", "hosts.img").ok()
     _attested(world).ok()
     assert "NOT verified" in _verified(world).refused()
 

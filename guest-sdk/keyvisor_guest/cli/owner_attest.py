@@ -22,7 +22,8 @@ from keyvisor_guest.cli.host_key_options import (
     verified_owner,
 )
 from keyvisor_guest.cli.options import JsonOption
-from keyvisor_guest.cli.owner_files import identity_fields, read_identity, read_limited, write_private
+from keyvisor_guest.cli.owner_files import identity_fields, read_limited, write_private
+from keyvisor_guest.cli.request_inputs import image_identity
 from keyvisor_guest.owner import HostKey, Owner
 from keyvisor_guest.wire.arcb import AddData
 from keyvisor_guest.wire.asrcb import parse
@@ -82,9 +83,13 @@ def create(
 def verify_answer(
     answer: Annotated[Path, _file("-i", "--input", text="The answer, from `keyvisor guest attest`.")],
     arpk: Annotated[Path, _file("-a", "--arpk", text="The request's protection key, from `create`.")],
+    header: Annotated[
+        Path | None, _file("--hdr", text="Your own copy of the image, or of its header.")
+    ] = None,
     identity: Annotated[
-        Path, _file("--identity", text="The boot identity of your own image, from `keyvisor owner identity`.")
-    ],
+        Path | None,
+        _file("--identity", text="The same as a file that `keyvisor owner identity` wrote."),
+    ] = None,
     user_data: Annotated[
         Path | None, _file("-u", "--user-data", text="The user data that the guest shall have put in.")
     ] = None,
@@ -119,7 +124,7 @@ def verify_answer(
 
     Ends with 0 if it is proven and as expected, with 1 if it is not.
     """
-    image = read_identity(identity)
+    image = image_identity(header, identity)
     expected = Expected(
         None if user_data is None else read_limited(user_data, MAX_USER_DATA, "user data"),
         _store_hash(requests or [], locked),

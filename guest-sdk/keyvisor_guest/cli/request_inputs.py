@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import typer
 import yaml
 
 from keyvisor_guest.cli.owner_files import read_identity, read_limited
@@ -18,7 +19,7 @@ from keyvisor_guest.cli.request_options import CommonOptions
 from keyvisor_guest.owner import RequestOptions
 from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH, USER_DATA_LENGTH
 from keyvisor_guest.wire.boot_identity import BootIdentity
-from keyvisor_guest.wire.errors import Malformed, Unbuildable
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import MAX_IMAGE
 from keyvisor_guest.wire.se_image import identity_of
 from keyvisor_guest.wire.user_data import policy_reference
@@ -49,15 +50,24 @@ def secret_of_32(path: Path | None, what: str) -> bytes | None:
 
 def identity_for(options: CommonOptions) -> BootIdentity:
     """The boot identity that the request is for. Raises Malformed, Unbuildable, OSError."""
-    if options.identity is not None:
-        return read_identity(options.identity)
-    path = options.header
-    if path is None:  # pragma: no cover - CommonOptions does not let it be so
-        raise Unbuildable("for which image?")
+    return image_identity(options.header, options.identity)
+
+
+def image_identity(header: Path | None, identity: Path | None) -> BootIdentity:
+    """The boot identity of an image (or the header of one), or of a file that holds one: exactly one of them is given.
+
+    Raises BadParameter, Malformed, Unbuildable, OSError.
+    """
+    if header is not None and identity is not None:
+        raise typer.BadParameter("--hdr and --identity exclude each other")
+    if identity is not None:
+        return read_identity(identity)
+    if header is None:
+        raise typer.BadParameter("for which image? give --hdr FILE or --identity FILE")
     try:
-        return identity_of(read_limited(path, MAX_IMAGE, "an image"))
+        return identity_of(read_limited(header, MAX_IMAGE, "an image"))
     except Malformed as error:
-        raise Malformed(f"`{path}` has no image header that could be taken: {error}") from error
+        raise Malformed(f"`{header}` has no image header that could be taken: {error}") from error
 
 
 def _cuid(options: CommonOptions) -> bytes | None:
