@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from keyvisor_guest.wire.secret_ids import id_from_name
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
 from .conftest import HSM, PROGRAMS, Ran, World, worlds
+from .secrecy import forms, nowhere
 from .users import User, generic_image, listed, personalize, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,25 +270,16 @@ def test_a_crash_between_hand_over_and_lock_leaves_the_state_before(
 # --- secrecy
 
 
-def forms(secret: bytes) -> Iterator[bytes]:
-    """The beginning of a secret as it could stand somewhere: as it is, in hex, in base64 wherever that begins."""
-    yield secret[:16]
-    yield secret[:16].hex().encode()
-    yield secret[:16].hex().upper().encode()
-    for skipped in range(3):
-        yield base64.b64encode(secret[skipped : skipped + 15])
-
-
-def nowhere(secrets: list[bytes], places: list[Path], *texts: str) -> None:
-    """None of the secrets is in a file of these places, or in what was said."""
-    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
-    contents = [(str(path), path.read_bytes()) for path in files if path.is_file()]
-    assert contents
-    for where, content in [*contents, *(("what was said", text.encode()) for text in texts)]:
-        for secret in secrets:
-            assert len(secret) >= 16
-            for form in forms(secret):
-                assert form not in content, where
+def test_the_scan_finds_a_secret_in_each_form(tmp_path: Path) -> None:
+    secret = bytes(range(0x60, 0x80))
+    for number, form in enumerate(forms(secret)):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/file").write_bytes(b"before it " + form + b" and behind")
+        with pytest.raises(AssertionError):
+            nowhere([secret], [tmp_path / f"{number}"])
+        with pytest.raises(AssertionError):
+            nowhere([secret], [Path(__file__)], form.decode())
+    nowhere([secret], [Path(__file__)], "nothing")
 
 
 def test_nothing_secret_of_a_personalization_is_anywhere_in_the_clear(
