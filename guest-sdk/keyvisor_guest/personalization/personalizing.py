@@ -71,6 +71,8 @@ def personalize(
     locked. What Guest raises passes through.
     """
     outcomes = _hand_over(guest, requests, user_key, tuple(contents))
+    for one in outcomes:
+        say(f"{one.name} is {one.fate}{one.reason and f': {one.reason}'}")
     say("locking the secret store")
     guest.secrets.lock()
     if description is None:
