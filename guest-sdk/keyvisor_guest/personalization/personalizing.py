@@ -78,6 +78,8 @@ def personalize(
         )
     outcomes = _hand_over(guest, requests, user_key, tuple(contents))
     _require_secrets(guest, description or Description(), outcomes)
+    for one in outcomes:
+        say(f"{one.name} is {one.fate}{one.reason and f': {one.reason}'}")
     say("locking the secret store")
     guest.secrets.lock()
     if description is None:

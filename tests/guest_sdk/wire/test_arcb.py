@@ -144,14 +144,14 @@ def test_a_nonce_that_is_not_flagged_and_one_that_is_missing(customer_key, host_
 @given(st.binary(max_size=600))
 @example(bytes(0x30))
 @example(bytes(8) + b"\0\0\1\0" + bytes(0x1B) + b"\xff" + bytes(4) + b"\xff" * 4)
-def test_no_bytes_are_more_than_malformed(data):
+def test_part3_T14_any_bytes_are_malformed_and_no_more(data):
     with pytest.raises(Malformed):
         parse(data)
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_lengths_that_lie_are_refused(customer_key, host_key, data):
+def test_part3_T14_lengths_that_lie_are_refused(customer_key, host_key, data):
     good = made(customer_key, host_key)
     offset, width = data.draw(st.sampled_from([(0x0C, 4), (0x27, 1), (0x2C, 4)]))
     value = data.draw(
@@ -163,7 +163,7 @@ def test_lengths_that_lie_are_refused(customer_key, host_key, data):
         parse(good[:offset] + value.to_bytes(width, "big") + good[offset + width :])
 
 
-def test_cut_and_lengthened_ones_are_refused(customer_key, host_key):
+def test_part3_T14_every_cut_and_every_addition_is_refused(customer_key, host_key):
     good = made(customer_key, host_key)
     for end in range(len(good)):
         with pytest.raises(Malformed):
