@@ -102,9 +102,10 @@ class PersonalizationFailed(SdkError):
     """A request of the user's was refused, or did not come. The store is not locked. `outcomes`: each that came."""
 
     def __init__(self, outcomes: Sequence[Outcome], problems: Sequence[str]) -> None:
-        super().__init__(
-            "\n".join([*problems, "the secret store is not locked: hand in what is missing, and try again"])
-        )
+        way_out = "the secret store is not locked: hand in all again, with what is missing"
+        if any(one.fate == "taken" for one in outcomes):
+            way_out += "; what was taken will be there twice, as an attestation shows, if the guest is not started again"
+        super().__init__("\n".join([*problems, way_out]))
         self.outcomes = tuple(outcomes)
         self.problems = tuple(problems)
 

@@ -23,7 +23,6 @@ from keyvisor_guest.wire.initrd import POLICY_PATHS, Entry, find_guest_file, fin
 from keyvisor_guest.wire.key_slots import KEY_LENGTH
 from keyvisor_guest.wire.messages import MAX_IMAGE, MAX_POLICY
 from keyvisor_guest.wire.se_header import (
-    CCK_LENGTH,
     DEFAULT_PCF,
     HEADER_IV_LENGTH,
     IMAGE_KEY_LENGTH,
@@ -32,6 +31,7 @@ from keyvisor_guest.wire.se_header import (
 )
 from keyvisor_guest.wire.se_image import ImageDraft, ImageKeys, build_image, identity_of, stage3b_address
 from keyvisor_guest.wire.se_pages import ComponentKind
+from keyvisor_guest.wire.secret_ids import CCK_LENGTH
 
 __all__ = ["Image", "ImageParts", "build"]
 

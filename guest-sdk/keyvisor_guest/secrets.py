@@ -7,7 +7,7 @@ messages; whether something may be done is the firmware's to say.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -170,6 +170,12 @@ class Secrets:
     def locked(self) -> bool:
         """Whether the store takes no more secrets until the guest stops."""
         return self.contents().locked
+
+    def missing(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the names that no secret in the store has. Raises SdkError for what is no name."""
+        wanted = {name: _ids(name) for name in names}
+        there = {entry.id for entry in self.list()} if wanted else set()
+        return tuple(name for name, ids in wanted.items() if not any(one.hex() in there for one in ids))
 
     def lock(self) -> None:
         """Lock the store until the guest stops."""

@@ -140,8 +140,8 @@ def test_a_policy_twice_is_refused(owner, tree):
 
 def test_no_secret_of_an_image_is_shown(owner):
     image = owner.build_image(kernel=b"k", cck=b"\x0c" * 32)
-    assert "x0c" not in repr(image)
-    assert "0c0c" not in repr(image)
+    assert repr(b"\x0c" * 4)[2:-1] not in repr(image)  # a digest may have one such byte
+    assert "0c" * 4 not in repr(image)
 
 
 def test_a_tree_is_read_as_it_stands(tree):

@@ -83,7 +83,10 @@ class Doors:
         guest_directory(self._state, instance.name).mkdir(mode=0o700, parents=True, exist_ok=True)
         # Programs that are to run in the guest look for the mark; nothing is bound for them either way.
         mark = closed_mark(self._state, instance.name)
-        if not is_open:
+        if is_open:
+            # A daemon that ended between the lock and the mark left it, and a start that failed did.
+            mark.unlink(missing_ok=True)
+        else:
             mark.touch(mode=0o600)
         handlers = GuestHandlers(self._firmware, instance.id, partial(mark.unlink, missing_ok=True))
         app = application("guest", DOORS["guest"], handlers, self._log)

@@ -10,7 +10,7 @@ from keyvisor_firmware.guests.host_key import Sealer
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import Malformed
-from keyvisor_guest.wire.se_header import CCK_LENGTH
+from keyvisor_guest.wire.secret_ids import CCK_LENGTH
 from keyvisor_hsm.errors import SealBroken
 
 _CONTEXT: Final = b"keyvisor boot secrets of instance "

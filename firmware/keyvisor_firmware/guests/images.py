@@ -18,6 +18,7 @@ from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import ImageCode
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.records import PolicyRow
+from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, WireError
 from keyvisor_guest.wire.guest_file import opens_after_lock
@@ -41,7 +42,6 @@ from keyvisor_guest.wire.se_pages import ComponentKind
 from keyvisor_policy import DocumentError, parse
 
 _ID_LENGTH = 16  # bytes
-_CUID_LENGTH = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class BootImage:
         return Instance(
             id=InstanceId(randomness(_ID_LENGTH).hex()),
             name=name,
-            cuid=randomness(_CUID_LENGTH),
+            cuid=randomness(CUID_LENGTH),
             identity=self.identity,
             started=started,
             host_key_hash=self.host_key_hash,

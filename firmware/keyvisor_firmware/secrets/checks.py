@@ -39,22 +39,17 @@ from keyvisor_guest.wire.asrcb_layout import (
 )
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import WireError
+from keyvisor_guest.wire.se_header import Scf
 from keyvisor_guest.wire.secret_ids import ID_LENGTH, derive_extension_secret
 from keyvisor_guest.wire.secret_kinds import KINDS, KindRow, SecretKind
 
 __all__ = [
-    "CCK_UPDATE_ALLOWED",
     "CHECKS",
-    "EXTENSION_FROM_CCK",
     "Attempt",
     "Check",
     "Circumstances",
     "run_checks",
 ]
-
-# Bits 1 and 2 of the image's secret control flags (formats, B.3 and E).
-EXTENSION_FROM_CCK: Final = 1 << 62
-CCK_UPDATE_ALLOWED: Final = 1 << 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +157,7 @@ def _for_this_instance(attempt: Attempt) -> None:
 def _extension_matches(attempt: Attempt) -> None:
     """The image can demand the derived value, and then that is what counts: it changes when the CCK does."""
     given, fixed = attempt.contents.extension_secret, attempt.state.extension_secret
-    if attempt.circumstances.scf & EXTENSION_FROM_CCK:
+    if attempt.circumstances.scf & Scf.EXTENSION_FROM_CCK:
         if not hmac.compare_digest(given, _derived(attempt)):
             raise _Refused("its extension secret is not derived from the image's CCK, as the image demands")
     elif fixed is not None and not hmac.compare_digest(given, fixed):
@@ -181,7 +176,7 @@ def _cck_update_allowed(attempt: Attempt) -> None:
         return
     if attempt.circumstances.cck is None:
         raise _Refused("this guest's image has no CCK to update")
-    if not attempt.circumstances.scf & CCK_UPDATE_ALLOWED:
+    if not attempt.circumstances.scf & Scf.CCK_UPDATE_ALLOWED:
         raise _Refused("this guest's image does not allow an update of its CCK")
     if attempt.block.public.secret.id != bytes(ID_LENGTH):
         raise _Refused("the id of an update of the CCK is not zero")

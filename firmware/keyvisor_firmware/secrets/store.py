@@ -5,7 +5,6 @@ Pure but for the `commit` it is given. Knows no socket, no database and no HSM.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyvisor_firmware.secrets.checks import EXTENSION_FROM_CCK, Attempt, Circumstances, run_checks
+from keyvisor_firmware.secrets.checks import Attempt, Circumstances, run_checks
 from keyvisor_firmware.secrets.errors import KeyCode, KeyRefused, NoSuchSecret, UvError
 from keyvisor_firmware.secrets.key_operations import perform
 from keyvisor_firmware.secrets.key_uses import KeyUse
@@ -23,8 +22,10 @@ from keyvisor_firmware.secrets.return_codes import RetrieveCode, ReturnCode
 from keyvisor_firmware.secrets.state_encoding import MAX_ENTRIES, MAX_REQUESTS
 from keyvisor_firmware.secrets.store_state import SecretIndex, StoredSecret, StoreState
 from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH, FLAG_BITS, Flag
+from keyvisor_guest.wire.attestation import secret_store_hash
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.p521 import require_p521
+from keyvisor_guest.wire.se_header import Scf
 from keyvisor_guest.wire.secret_ids import CCK_LENGTH, SecretId
 from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 from keyvisor_guest.wire.secret_list import ListEntry, Page, encode_page
@@ -103,7 +104,7 @@ class SecretStore:
             raise ValueError(f"a CUID has {CUID_LENGTH} bytes, not {len(cuid)}")
         if cck is not None and len(cck) != CCK_LENGTH:
             raise ValueError(f"a CCK has {CCK_LENGTH} bytes, not {len(cck)}")
-        if cck is None and scf & EXTENSION_FROM_CCK:
+        if cck is None and scf & Scf.EXTENSION_FROM_CCK:
             raise ValueError("an extension secret that is derived from the CCK, and there is no CCK")
         limits = (max_association_secrets, max_retrievable_secrets)
         if not all(0 <= limit <= MAX_ENTRIES for limit in limits) or not 0 <= max_requests <= MAX_REQUESTS:
@@ -217,8 +218,7 @@ class SecretStore:
 
     def secret_store_hash(self) -> bytes:
         """SHA-512 over the tags of all accepted requests in order, then 01 if locked, else 00: 64 bytes (formats, C.6)."""
-        lock = b"\x01" if self._state.locked else b"\x00"
-        return hashlib.sha512(b"".join(self._state.request_tags) + lock).digest()
+        return secret_store_hash(self._state.request_tags, locked=self._state.locked)
 
     def _become(self, state: StoreState) -> None:
         self._commit(state)

@@ -32,10 +32,11 @@ from keyvisor_guest.cli.owner_request import ForceOption
 from keyvisor_guest.owner_images import ImageParts
 from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import MAX_IMAGE, MAX_POLICY
-from keyvisor_guest.wire.se_header import CCK_LENGTH, DEFAULT_PCF, Pcf, Scf, SeHeader
+from keyvisor_guest.wire.se_header import DEFAULT_PCF, Pcf, Scf, SeHeader
 from keyvisor_guest.wire.se_image import MAX_CMDLINE, header_of
 from keyvisor_guest.wire.se_image_layout import read_layout
 from keyvisor_guest.wire.se_pages import ComponentKind, Placement
+from keyvisor_guest.wire.secret_ids import CCK_LENGTH
 from keyvisor_policy.terminal import print_json, verb
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvisor_guest.errors import PersonalizationFailed, Refused
+from keyvisor_guest.errors import PersonalizationFailed, Refused, SdkError
 from keyvisor_guest.personalization.description import Description
 from keyvisor_guest.personalization.placing import Placement, place
 from keyvisor_guest.personalization.sorting import Named, Verdict, missing_tags, sort_out
@@ -30,6 +30,7 @@ class Fate(enum.StrEnum):
     """What became of one request."""
 
     TAKEN = "taken"
+    HELD = "held back"
     DROPPED = "dropped"
     REFUSED = "refused"
 
@@ -68,9 +69,15 @@ def personalize(
     `contents`: tags (16 bytes) of requests that must come. `description`: how to furnish the guest afterwards,
     below `root`; its command gets `environment`, or this process's. Raises PersonalizationFailed, with what became
     of each request, where the firmware refused one of the user's or one did not come: then the store is not
-    locked. What Guest raises passes through.
+    locked, and where `contents` tells what did not come the firmware has seen none. SdkError where the store is
+    locked already. What else Guest raises passes through.
     """
+    if guest.secrets.locked:
+        raise SdkError(
+            "the secret store is locked already: only a guest that is started again takes requests"
+        )
     outcomes = _hand_over(guest, requests, user_key, tuple(contents))
+    _require_secrets(guest, description or Description(), outcomes)
     for one in outcomes:
         say(f"{one.name} is {one.fate}{one.reason and f': {one.reason}'}")
     say("locking the secret store")
@@ -89,6 +96,7 @@ def _hand_over(
     guest: Guest, requests: Sequence[Named], user_key: bytes, contents: tuple[bytes, ...]
 ) -> tuple[Outcome, ...]:
     verdicts = sort_out(requests, user_key)
+    _require_all(verdicts, contents)
     outcomes = tuple(_outcome(guest, verdict) for verdict in verdicts)
     taken = {
         _signed_part(request.data)
@@ -100,16 +108,40 @@ def _hand_over(
         for request, outcome in zip(requests, outcomes, strict=True)
         if outcome.fate is Fate.REFUSED and _signed_part(request.data) not in taken
     ]
-    problems += [
-        f"the request with the tag {tag.hex()} did not come: ask whoever brings the requests"
-        for tag in missing_tags(verdicts, contents)
-    ]
     if not taken:
         problems += [f"`{one.name}` is dropped: {one.reason}" for one in outcomes if one.fate is Fate.DROPPED]
         problems.append("none of the requests was taken")
     if problems:
         raise PersonalizationFailed(outcomes, problems)
     return outcomes
+
+
+def _require_all(verdicts: Sequence[Verdict], contents: tuple[bytes, ...]) -> None:
+    """Before the firmware sees any: what it took once would be there twice when all come."""
+    if missing := missing_tags(verdicts, contents):
+        raise PersonalizationFailed(
+            [
+                Outcome(one.name, Fate.HELD if one.candidate is not None else Fate.DROPPED, one.reason)
+                for one in verdicts
+            ],
+            [
+                f"the request with the tag {tag.hex()} did not come: ask whoever brings the requests"
+                for tag in missing
+            ],
+        )
+
+
+def _require_secrets(guest: Guest, description: Description, outcomes: tuple[Outcome, ...]) -> None:
+    """Before the lock: behind it nothing can be added any more."""
+    wanted = [*(one.secret for one in description.files), *(one.secret for one in description.keys)]
+    if missing := guest.secrets.missing(wanted):
+        raise PersonalizationFailed(
+            outcomes,
+            [
+                f"the secret `{name}` did not come, which the description places: ask its owner"
+                for name in missing
+            ],
+        )
 
 
 def _outcome(guest: Guest, verdict: Verdict) -> Outcome:

@@ -94,6 +94,7 @@ def unpack(data: bytes) -> tuple[Entry, ...] | None:
     Refused are paths out of the tree or twice, entries below what is no directory, and anything behind the archive.
     """
     plain = _plain(data)
+    _check_begin(plain)
     if not plain.startswith(_MAGIC):
         return None
     kinds: dict[str, bool] = {}
@@ -127,6 +128,12 @@ def _first(entries: Iterable[Entry], paths: Sequence[str], what: str) -> Entry |
                 raise Malformed(f"`/{path}` in the ramdisk is no regular file: put the {what} itself there")
             return found
     return None
+
+
+def _check_begin(data: bytes) -> None:
+    """Raises Malformed for an archive behind zeros: a kernel skips them and unpacks it."""
+    if data.startswith(b"\x00") and data.lstrip(b"\x00").startswith((_MAGIC, _GZIP, *_OTHERS)):
+        raise Malformed("zeros stand before the ramdisk's archive: let it begin with the archive")
 
 
 def _plain(data: bytes) -> bytes:

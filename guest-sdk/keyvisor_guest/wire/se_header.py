@@ -20,9 +20,9 @@ from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import CannotDecrypt, Malformed, Unbuildable
 from keyvisor_guest.wire.key_slots import KEY_LENGTH, SLOT_LENGTH, KeySlot, unwrap_for, wrap_for
 from keyvisor_guest.wire.p521 import POINT_LENGTH, encode_point
+from keyvisor_guest.wire.secret_ids import CCK_LENGTH
 
 __all__ = [
-    "CCK_LENGTH",
     "DEFAULT_PCF",
     "HEADER_IV_LENGTH",
     "HEADER_MAGIC",
@@ -56,7 +56,6 @@ HEADER_VERSION: Final = 0x100
 MAX_HEADER: Final = 8192  # bytes
 MAX_HEADER_SLOTS: Final = 95  # one more, and a header is longer than MAX_HEADER
 HEADER_IV_LENGTH: Final = 12
-CCK_LENGTH: Final = 32
 IMAGE_KEY_LENGTH: Final = 64  # AES-256-XTS, both halves
 
 _SLOTS_AT: Final = 0x1A0

@@ -456,3 +456,13 @@ def test_part3_T6_a_guest_that_opens_after_the_lock_is_marked_until_then(house: 
     house.ask("payments", "POST", "/secrets/lock").ok()
     assert not mark.exists()
     house.ask("payments", "POST", f"/hsms/{HSM}/bind").ok()
+
+
+def test_a_mark_that_was_left_behind_closes_no_guest(house: House) -> None:
+    """As a daemon leaves it that ends between the lock and the mark."""
+    mark = closed_mark(house.state, "payments")
+    mark.parent.mkdir(mode=0o700, parents=True)
+    mark.touch()
+    image = an_image(house.machine.host_key.private).data
+    house.ask("host", "PUT", "/guests/payments", {"image": base64.b64encode(image).decode()}).ok()
+    assert not mark.exists()

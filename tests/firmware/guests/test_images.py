@@ -77,7 +77,7 @@ def test_an_image_gives_its_identity_its_secrets_and_its_policy() -> None:
     assert opened.identity == image.identity == identity_of(image.data)
     assert opened.secrets == BootSecrets(CCK, Scf.CCK_UPDATE_ALLOWED)
     assert opened.policy == PolicyRow("/etc/keyvisor/policy.yaml", policy("a").text, measured=True)
-    assert repr(CCK)[2:10] not in repr(opened)
+    assert repr(CCK)[2:18] not in repr(opened)  # four bytes of it: a digest may have two
 
 
 def test_any_of_several_host_keys_opens_it() -> None:

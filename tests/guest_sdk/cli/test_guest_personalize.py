@@ -47,7 +47,8 @@ def test_what_does_not_come_is_named_and_nothing_is_locked(
     ended = personalize("mine.req", "--user-cert", "user.pem", "--contents", "contents")
     assert ended.code == 1
     assert f"the request with the tag {'ab' * 16} did not come" in ended.err
-    assert "taken" in ended.out
+    assert "held back" in ended.out
+    assert firmware.story.requests == []
     assert not firmware.story.locked
 
 

@@ -67,6 +67,10 @@ class FakeSecrets:
             raise Refused("uv", 0x0108, "the request cannot be decrypted")
         self.taken.append(request)
 
+    def missing(self, names: list[str]) -> tuple[str, ...]:
+        assert not self.locked, "it is too late behind the lock"
+        return tuple(name for name in names if name not in self.values)
+
     def lock(self) -> None:
         self.locked = True
 

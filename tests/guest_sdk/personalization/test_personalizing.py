@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyvisor_guest.errors import PersonalizationFailed
+from keyvisor_guest.errors import PersonalizationFailed, SdkError
 from keyvisor_guest.personalization import Description, Fate, FileSecret, KeySecret, Named, personalize
 from keyvisor_guest.wire.asrcb import parse
 
@@ -37,9 +37,11 @@ def test_part3_T13_a_host_that_withholds_a_request_is_noticed_and_nothing_is_ope
     with pytest.raises(PersonalizationFailed, match="did not come") as failed:
         run(guest, FIRST, contents=contents)
     assert parse(SECOND).tag.hex() in str(failed.value)
+    assert [outcome.fate for outcome in failed.value.outcomes] == [Fate.HELD]
     assert not guest.secrets.locked
     run(guest, SECOND, FIRST, contents=contents)  # what was missing comes later
     assert guest.secrets.locked
+    assert guest.secrets.seen == [SECOND, FIRST], "nothing is in the store twice"
 
 
 def test_part3_T13_a_host_that_duplicates_requests_adds_nothing() -> None:
@@ -83,6 +85,21 @@ def test_nothing_of_the_users_locks_nothing() -> None:
         run(guest, OTHERS)
     assert guest.secrets.seen == []
     assert not guest.secrets.locked
+
+
+def test_a_secret_that_the_description_places_and_that_is_not_there_is_missed_before_the_lock() -> None:
+    guest = FakeGuest()
+    description = Description(files=(FileSecret("certificate", PurePosixPath("crt"), 0o644),))
+    with pytest.raises(PersonalizationFailed, match="the secret `certificate` did not come"):
+        run(guest, FIRST, description=description)
+    assert not guest.secrets.locked
+
+
+def test_a_store_that_is_locked_already_is_named() -> None:
+    guest = FakeGuest(FakeSecrets(locked=True))
+    with pytest.raises(SdkError, match="locked already"):
+        run(guest, FIRST)
+    assert guest.secrets.seen == []
 
 
 def test_the_guest_is_furnished_after_the_lock(tmp_path: Path) -> None:

@@ -138,6 +138,10 @@ def test_what_another_program_packed_is_not_taken_for_nothing():
         (record().replace(b"00000001", b"+0000001", 1) + END, "no number of 8 hex digits"),
         (gzip.compress(END)[:-9], "gzip"),
         (b"\x1f\x8brubbish", "begins like gzip"),
+        (bytes(4) + record() + END, "zeros stand before"),
+        (bytes(512) + gzip.compress(record() + END), "zeros stand before"),
+        (bytes(4) + lzma.compress(record() + END), "zeros stand before"),
+        (gzip.compress(bytes(4) + record() + END), "zeros stand before"),
         (gzip.compress(END) + gzip.compress(END), "more follows the ramdisk's gzip"),
     ],
 )
