@@ -28,7 +28,7 @@ from keyvisor_guest.cli.owner_files import (
     read_limited,
     write_private,
 )
-from keyvisor_guest.cli.owner_request import ForceOption
+from keyvisor_guest.cli.request_options import ForceOption, file_option, output_option
 from keyvisor_guest.owner_images import ImageParts
 from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import MAX_IMAGE, MAX_POLICY
@@ -46,14 +46,6 @@ _U64: Final = 1 << 64
 app = verb("Build the images that guests start from, and look at them.", group=True)
 
 
-def _input(*names: str, text: str) -> object:
-    return typer.Option(*names, metavar="FILE", exists=True, dir_okay=False, readable=True, help=text)
-
-
-def _output(*names: str, text: str) -> object:
-    return typer.Option(*names, metavar="FILE", dir_okay=False, help=text)
-
-
 def _flags(text: str | None) -> str | None:
     if text is None:
         return None
@@ -69,16 +61,18 @@ def _flags(text: str | None) -> str | None:
 @app.command()
 def build(
     host_key_documents: HostKeysOption,
-    output: Annotated[Path, _output("-o", "--output", text="Write the image there.")],
+    output: Annotated[Path, output_option("-o", "--output", text="Write the image there.")],
     certs: CertsOption = None,
     crls: CrlsOption = None,
     root_ca: RootCaOption = None,
     offline: OfflineOption = False,
     no_verify: NoVerifyOption = False,
-    kernel: Annotated[Path | None, _input("-i", "--kernel", "--image", text="The kernel: any file.")] = None,
+    kernel: Annotated[
+        Path | None, file_option("-i", "--kernel", "--image", text="The kernel: any file.")
+    ] = None,
     ramdisk: Annotated[
         Path | None,
-        _input("-r", "--ramdisk", text="The ramdisk, ready: cpio (newc), plain or gzip; or any file."),
+        file_option("-r", "--ramdisk", text="The ramdisk, ready: cpio (newc), plain or gzip; or any file."),
     ] = None,
     root: Annotated[
         Path | None,
@@ -92,19 +86,22 @@ def build(
         ),
     ] = None,
     policy: Annotated[
-        Path | None, _input("--policy", text="The guest's policy: it is put at /etc/keyvisor/policy.yaml.")
+        Path | None,
+        file_option("--policy", text="The guest's policy: it is put at /etc/keyvisor/policy.yaml."),
     ] = None,
     cmdline: Annotated[
         str | None, typer.Option("--cmdline", metavar="TEXT", help="The kernel's command line.")
     ] = None,
     parmfile: Annotated[
-        Path | None, _input("-p", "--parmfile", text="A file with the command line, instead.")
+        Path | None, file_option("-p", "--parmfile", text="A file with the command line, instead.")
     ] = None,
     cck: Annotated[
-        Path | None, _input("--cck", text="Customer communication key, 32 bytes. Without it a random one.")
+        Path | None,
+        file_option("--cck", text="Customer communication key, 32 bytes. Without it a random one."),
     ] = None,
     output_cck: Annotated[
-        Path | None, _output("--output-cck", text="Write the customer communication key there, in clear.")
+        Path | None,
+        output_option("--output-cck", text="Write the customer communication key there, in clear."),
     ] = None,
     extension_from_cck: Annotated[
         bool,
@@ -123,7 +120,8 @@ def build(
         typer.Option("--x-pcf", metavar="HEX", callback=_flags, help="All plaintext control flags at once."),
     ] = None,
     identity_out: Annotated[
-        Path | None, _output("--identity-out", text="Write the image's boot identity there, for requests.")
+        Path | None,
+        output_option("--identity-out", text="Write the image's boot identity there, for requests."),
     ] = None,
     force: ForceOption = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """How a generic guest becomes one user's: requests are sorted, handed over, the store is locked, then the guest is furnished."""
 
-from keyvisor_guest.personalization.description import Description, FileSecret, KeySecret, load, parse
+from keyvisor_guest.personalization.description import Description, PlacedSecret, load, parse
 from keyvisor_guest.personalization.personalizing import Fate, Outcome, Personalized, personalize
 from keyvisor_guest.personalization.sorting import Candidate, Named, Verdict, sort_out
 
@@ -8,11 +8,10 @@ __all__ = [
     "Candidate",
     "Description",
     "Fate",
-    "FileSecret",
-    "KeySecret",
     "Named",
     "Outcome",
     "Personalized",
+    "PlacedSecret",
     "Verdict",
     "load",
     "parse",

@@ -37,24 +37,15 @@ from keyvisor_policy.strict_yaml import (
     read_file,
 )
 
-__all__ = ["Description", "FileSecret", "KeySecret", "load", "parse", "read_contents"]
+__all__ = ["Description", "PlacedSecret", "load", "parse", "read_contents"]
 
 MAX_ENTRIES: Final = 1024
 _TAG: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
-class FileSecret:
-    """A plaintext secret and the file that it becomes, below the root. `mode` has permission bits only."""
-
-    secret: str
-    path: PurePosixPath
-    mode: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeySecret:
-    """A key and the file that its protected form becomes."""
+class PlacedSecret:
+    """A secret and the file that it becomes, below the root. `mode` has permission bits only."""
 
     secret: str
     path: PurePosixPath
@@ -63,12 +54,15 @@ class KeySecret:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What one file says. `user` and `contents` are absolute; None where the file does not name them."""
+    """What one file says. `user` and `contents` are absolute; None where the file does not name them.
+
+    `files` are plaintext secrets; `keys` are keys, of which the protected form is placed.
+    """
 
     user: Path | None = None
     contents: Path | None = None
-    files: tuple[FileSecret, ...] = ()
-    keys: tuple[KeySecret, ...] = ()
+    files: tuple[PlacedSecret, ...] = ()
+    keys: tuple[PlacedSecret, ...] = ()
     apply: bool = False
     command: tuple[str, ...] = ()
 
@@ -135,8 +129,8 @@ class _File(StrictModel):
         return Description(
             user=None if self.user is None else home / self.user,
             contents=None if self.contents is None else home / self.contents,
-            files=tuple(FileSecret(one.secret, one.path, one.mode) for one in self.files),
-            keys=tuple(KeySecret(one.secret, one.path, one.mode) for one in self.keys),
+            files=tuple(PlacedSecret(one.secret, one.path, one.mode) for one in self.files),
+            keys=tuple(PlacedSecret(one.secret, one.path, one.mode) for one in self.keys),
             apply=self.apply,
             command=tuple(self.command),
         )

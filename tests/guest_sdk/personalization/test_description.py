@@ -8,8 +8,7 @@ import pytest
 
 from keyvisor_guest.personalization.description import (
     Description,
-    FileSecret,
-    KeySecret,
+    PlacedSecret,
     load,
     parse,
     read_contents,
@@ -35,8 +34,8 @@ def test_all_of_it() -> None:
     assert parse(WHOLE, "p.yaml", HOME) == Description(
         user=HOME / "user.crt",
         contents=HOME / "contents.txt",
-        files=(FileSecret("tls-certificate", PurePosixPath("tls/server.crt"), 0o644),),
-        keys=(KeySecret("tls-key", PurePosixPath("tls/server.key"), 0o600),),
+        files=(PlacedSecret("tls-certificate", PurePosixPath("tls/server.crt"), 0o644),),
+        keys=(PlacedSecret("tls-key", PurePosixPath("tls/server.key"), 0o600),),
         apply=True,
         command=("./start", "--now"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyvisor_guest.errors import PersonalizationFailed, SdkError
-from keyvisor_guest.personalization import Description, Fate, FileSecret, KeySecret, Named, personalize
+from keyvisor_guest.personalization import Description, Fate, Named, PlacedSecret, personalize
 from keyvisor_guest.wire.asrcb import parse
 
 from .people import STRANGER, USER, FakeGuest, FakeSecrets, public, request
@@ -89,7 +89,7 @@ def test_nothing_of_the_users_locks_nothing() -> None:
 
 def test_a_secret_that_the_description_places_and_that_is_not_there_is_missed_before_the_lock() -> None:
     guest = FakeGuest()
-    description = Description(files=(FileSecret("certificate", PurePosixPath("crt"), 0o644),))
+    description = Description(files=(PlacedSecret("certificate", PurePosixPath("crt"), 0o644),))
     with pytest.raises(PersonalizationFailed, match="the secret `certificate` did not come"):
         run(guest, FIRST, description=description)
     assert not guest.secrets.locked
@@ -105,8 +105,8 @@ def test_a_store_that_is_locked_already_is_named() -> None:
 def test_the_guest_is_furnished_after_the_lock(tmp_path: Path) -> None:
     guest = FakeGuest(FakeSecrets(values={"certificate": b"a certificate", "key": b"a key"}))
     description = Description(
-        files=(FileSecret("certificate", PurePosixPath("tls/crt"), 0o644),),
-        keys=(KeySecret("key", PurePosixPath("tls/key"), 0o600),),
+        files=(PlacedSecret("certificate", PurePosixPath("tls/crt"), 0o644),),
+        keys=(PlacedSecret("key", PurePosixPath("tls/key"), 0o600),),
         apply=True,
         command=("sh", "-c", "cat tls/crt > seen; exit 7"),
     )
