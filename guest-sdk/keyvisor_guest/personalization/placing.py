@@ -1,4 +1,4 @@
-"""Files of secrets, placed below one root: all of them or none, each whole, each with its mode from the beginning."""
+"""Files of secrets, placed below one root: all are written before any is in its place, each with its mode at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Placement:
 
 
 def place(root: Path, placements: Sequence[Placement]) -> tuple[Path, ...]:
-    """Write all files; those that are there already are replaced. Raises SdkError, OSError; then none was.
+    """Write all files; those that are there already are replaced. Raises SdkError, OSError.
+
+    Then none was, but where a whole file cannot be put in its place: those before it were.
 
     Directories on the way are made with mode 0700. A symbolic link on the way is refused: what it leads to may be
     anybody's.

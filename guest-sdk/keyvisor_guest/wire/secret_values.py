@@ -29,7 +29,6 @@ __all__ = [
     "encode",
     "max_content",
     "plaintext_payload",
-    "symmetric_key",
 ]
 
 MAX_PLAINTEXT: Final = 8190  # bytes of a plaintext secret's payload
@@ -172,14 +171,6 @@ def plaintext_payload(secret: bytes) -> bytes:
     if any(secret[end:]):
         raise Malformed("a plaintext secret is filled up with something else than zeros")
     return secret[PREFIX_LENGTH:end]
-
-
-def symmetric_key(kind: SecretKind, secret: bytes) -> bytes:
-    """The key of an AES, AES-XTS (both halves) or HMAC secret: its bytes as they are. Raises Malformed."""
-    if not any(kind in kinds.values() for _, kinds in _RAW.values()):
-        raise Malformed(f"a secret of type {KINDS[kind].title} is no symmetric key")
-    _check_length(kind, secret)
-    return secret
 
 
 def elliptic_key(kind: SecretKind, secret: bytes) -> EllipticKey:

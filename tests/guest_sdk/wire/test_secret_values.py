@@ -25,7 +25,6 @@ from keyvisor_guest.wire.secret_values import (
     encode,
     max_content,
     plaintext_payload,
-    symmetric_key,
 )
 
 RAW = {
@@ -105,12 +104,9 @@ def test_the_length_of_a_raw_key_says_its_kind(secret_type):
     for length, kind in RAW[secret_type].items():
         key = key_bytes(length)
         assert encode(secret_type, key) == SecretValue(kind, key)
-        assert symmetric_key(kind, key) == key
         for other in (length - 1, length + 1):
             with pytest.raises(Unbuildable, match=f"the key itself, not of {other}"):
                 encode(secret_type, key_bytes(other))
-            with pytest.raises(Malformed, match=f"not {other}"):
-                symmetric_key(kind, key_bytes(other))
     with pytest.raises(Unbuildable, match="not of 0"):
         encode(secret_type, b"")
 
@@ -195,8 +191,6 @@ def test_what_is_no_ec_key_is_refused():
 
 
 def test_keys_of_one_sort_are_not_taken_for_another():
-    with pytest.raises(Malformed, match="is no symmetric key"):
-        symmetric_key(SecretKind.EC_P256, bytes(32))
     with pytest.raises(Malformed, match="is no private key"):
         elliptic_key(SecretKind.AES_256, bytes(32))
 
