@@ -268,7 +268,7 @@ def _add_secret(story: Story) -> None:
     story.step("Its owner makes an add-secret request for this image; the guest hands it in.")
     _request(story, "payments", "payments", "payments-signing", " --output-secret payments-signing.secret")
     told = story.run("keyvisor guest secret list --guest payments")
-    story.require(told, "association")
+    story.require(told, "Association:")
 
 
 def _apply_policy(story: Story) -> None:
