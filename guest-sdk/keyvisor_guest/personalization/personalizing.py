@@ -18,7 +18,7 @@ from keyvisor_guest.errors import PersonalizationFailed, Refused, SdkError
 from keyvisor_guest.personalization.description import Description
 from keyvisor_guest.personalization.placing import Placement, place
 from keyvisor_guest.personalization.sorting import Named, Verdict, missing_tags, sort_out
-from keyvisor_guest.wire.asrcb_layout import TAG_LENGTH
+from keyvisor_guest.wire.asrcb_layout import TAG_LENGTH, USER_DATA_AT, USER_DATA_LENGTH
 
 if TYPE_CHECKING:
     from keyvisor_guest.guest import Guest
@@ -99,14 +99,14 @@ def _hand_over(
     _require_all(verdicts, contents)
     outcomes = tuple(_outcome(guest, verdict) for verdict in verdicts)
     taken = {
-        _signed_part(request.data)
+        _asked_for(request.data)
         for request, outcome in zip(requests, outcomes, strict=True)
         if outcome.fate is Fate.TAKEN
     }
     problems = [
         f"`{outcome.name}` is refused: {outcome.reason}"
         for request, outcome in zip(requests, outcomes, strict=True)
-        if outcome.fate is Fate.REFUSED and _signed_part(request.data) not in taken
+        if outcome.fate is Fate.REFUSED and _asked_for(request.data) not in taken
     ]
     if not taken:
         problems += [f"`{one.name}` is dropped: {one.reason}" for one in outcomes if one.fate is Fate.DROPPED]
@@ -154,9 +154,13 @@ def _outcome(guest: Guest, verdict: Verdict) -> Outcome:
     return Outcome(verdict.name, Fate.TAKEN)
 
 
-def _signed_part(request: bytes) -> bytes:
-    """All but the tag, which no signature covers: a copy with another tag takes nothing away from the one that was taken."""
-    return request[:-TAG_LENGTH]
+def _asked_for(request: bytes) -> bytes:
+    """What a request asks for: all but its tag and its user data.
+
+    The tag is not signed, and of one ECDSA signature anybody makes another: such a copy takes nothing away from the
+    request that was taken.
+    """
+    return request[:USER_DATA_AT] + request[USER_DATA_AT + USER_DATA_LENGTH : -TAG_LENGTH]
 
 
 def _furnish(

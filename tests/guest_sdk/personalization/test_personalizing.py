@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from keyvisor_guest.errors import PersonalizationFailed, SdkError
 from keyvisor_guest.personalization import Description, Fate, Named, PlacedSecret, personalize
@@ -63,6 +64,23 @@ def test_part3_T13_a_host_that_reorders_requests_changes_nothing_that_counts(
 def test_a_copy_with_another_tag_takes_nothing_away() -> None:
     """The tag is not signed, so that whoever brings requests can bring such a copy; the firmware refuses it."""
     forged = FIRST[:-1] + bytes((FIRST[-1] ^ 1,))
+    guest = FakeGuest(FakeSecrets(refuses=lambda data: data == forged))
+    done = run(guest, forged, FIRST)
+    assert [outcome.fate for outcome in done.outcomes] == [Fate.REFUSED, Fate.TAKEN]
+    assert guest.secrets.locked
+
+
+def test_a_copy_with_the_signatures_other_form_takes_nothing_away() -> None:
+    """Of an ECDSA signature (r, s) anybody makes (r, n - s), which verifies as well."""
+    length = int.from_bytes(FIRST[0x218 + 0x190 : 0x218 + 0x192], "big")
+    r, s = decode_dss_signature(FIRST[0x318 : 0x318 + length])
+    order = int(
+        "1fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
+        16,
+    )
+    other = encode_dss_signature(r, order - s)
+    area = FIRST[0x218 : 0x218 + 0x100] + other.ljust(0x90, b"\0") + len(other).to_bytes(2, "big")
+    forged = FIRST[:0x218] + area.ljust(512, b"\0") + FIRST[0x418:]
     guest = FakeGuest(FakeSecrets(refuses=lambda data: data == forged))
     done = run(guest, forged, FIRST)
     assert [outcome.fate for outcome in done.outcomes] == [Fate.REFUSED, Fate.TAKEN]
