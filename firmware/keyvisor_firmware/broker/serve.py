@@ -109,11 +109,10 @@ class Service:
 
     def _answer_quick(self, code: int, body: bytes) -> Callable[[], None] | None:
         """Answer what is quick; what may be slow is left to do."""
-        try:
-            call, values = read_request(body, self._encoding, self._connection.limits)
-        except Failed as failed:
-            self._send(code, pack_error(failed.rv))
+        read = self._read(code, body)
+        if read is None:
             return None
+        call, values = read
         if _waits(call, values) and not self._turns.room():
             # Whoever reads must not wait: nobody would see the application go.
             self._send(code, pack_error(CKR.HOST_MEMORY))
@@ -144,15 +143,17 @@ class Service:
 
     def _answer_taken(self, taken: Taken) -> None:
         left = taken.perform()
-        if left is None:
-            return
-        code, body = left
+        if left is not None and (read := self._read(*left)) is not None:
+            code, body = left
+            self._answer(code, *read, body)
+
+    def _read(self, code: int, body: bytes) -> tuple[Call, tuple[Any, ...]] | None:
+        """The call and its arguments; None where it has its answer already, since it cannot be taken."""
         try:
-            call, values = read_request(body, self._encoding, self._connection.limits)
+            return read_request(body, self._encoding, self._connection.limits)
         except Failed as failed:
             self._send(code, pack_error(failed.rv))
-        else:
-            self._answer(code, call, values, body)
+            return None
 
     def _send(self, code: int, body: bytes) -> None:
         with self._sending:
