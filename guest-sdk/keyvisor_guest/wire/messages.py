@@ -23,7 +23,11 @@ MAX_IMAGE = 1 << 26  # bytes of an image file
 MAX_POLICY = 1 << 20  # bytes of a policy file (policy.md, section 1)
 MAX_KEY_DATA = 1 << 20  # bytes that one use of a protected key signs, encrypts or decrypts
 MAX_KEY_PARAMETER = 1 << 12  # bytes of each of its parameters, and of the protected key
+MAX_ACCESS = 1 << 24  # bytes of one read or write of storage
+MAX_ADDRESS = 1 << 52  # no address and no length is larger: JSON's numbers are exact below 2^53
 
+Address = Annotated[int, Field(ge=0, le=MAX_ADDRESS)]
+Handle = Annotated[int, Field(ge=1, le=MAX_ADDRESS)]
 GuestName = Annotated[str, Field(pattern=GUEST_NAME)]
 ApqnText = Annotated[str, Field(pattern=APQN)]
 SecretIdText = Annotated[str, Field(pattern=HEX_32)]
@@ -37,16 +41,18 @@ class Message(BaseModel):
 
 
 class Problem(Message):
-    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1), `attest` (C.6),
-    `http`, or `key`.
+    """Every refusal's body. `kind` says which numbering `code` is of: `ap` (formats, F.5), `uv` (B.1, D), `attest` (C.6),
+    `program` (interruption codes of a refused access to storage), `http`, or `key`.
 
-    `key` is our own, of protected keys (docs/decisions/0010).
+    `key` is our own, of protected keys (docs/decisions/0010). `handle` is given with `uv` codes that have 8000h in them:
+    what was created half and must be destroyed (D.3).
     """
 
-    kind: Literal["ap", "uv", "attest", "http", "key"]
+    kind: Literal["ap", "uv", "attest", "program", "http", "key"]
     code: int
     message: str
     findings: list[str] = []
+    handle: Handle | None = None
 
 
 class Hsm(Message):
@@ -80,22 +86,192 @@ class HeldHsmList(Message):
 
 
 class Guest(Message):
-    """One guest as the host sees it: nothing of its secrets, its policy or why it was refused."""
+    """One guest as the host sees it: nothing of its secrets, its policy or why it was refused.
+
+    `state` is that of its lifecycle; `cpus` the numbers of those that were created. `storage_length` (bytes) and `asce`
+    are what the host created it with. `started` is empty before it runs.
+    """
 
     name: GuestName
     cuid: Annotated[str, Field(pattern=HEX_16)]
     attached: list[ApqnText]
     started: str
+    handle: Handle
+    state: Literal["unfinished", "created", "parameters", "verified", "running"]
+    cpus: list[int]
+    storage_length: Address
+    asce: Address
 
 
 class GuestList(Message):
     guests: list[Guest]
 
 
-class StartGuest(Message):
-    """`image` is an image file, base64, as its owner built it."""
+class QueryStorage(Message):
+    """`length`: how many bytes of the query block the caller has room for (formats, D.1)."""
 
-    image: Base64Bytes
+    length: Annotated[int, Field(ge=0, le=1 << 16)] = 0x120
+
+
+class StorageBlock(Message):
+    """`rc` is 0001, or 0100 where the block was cut to the caller's room; `block` as wire/qui.py lays it out, base64."""
+
+    rc: int
+    block: Base64Bytes
+
+
+class InitStorage(Message):
+    """The zone's base storage, host-absolute (formats, D.2). Addresses and lengths are bytes, here and below."""
+
+    origin: Address
+    length: Address
+
+
+class CreateGuest(Message):
+    """What the host offers for a guest (formats, D.3): `base` absolute and `base_length`, `virtual` and `virtual_length`
+    in the address space `asce`; the guest's own storage; the page `sca`.
+    """
+
+    name: GuestName
+    base: Address
+    base_length: Address
+    virtual: Address
+    virtual_length: Address
+    storage_origin: Address = 0
+    storage_length: Address
+    asce: Address
+    sca: Address
+
+
+class CreateCpu(Message):
+    """What the host offers for a guest's CPU (formats, D.4), host-absolute."""
+
+    handle: Handle
+    number: Annotated[int, Field(ge=0, le=0xFFFF)]
+    storage: Address
+    storage_length: Address
+
+
+class Created(Message):
+    """The handle of a guest or a CPU that was created."""
+
+    handle: Handle
+
+
+class ByHandle(Message):
+    """A call that names a guest or a CPU, and nothing else."""
+
+    handle: Handle
+
+
+class SetParameters(Message):
+    """Where in host-absolute storage the guest's image header stands (formats, D.5, command 0300)."""
+
+    handle: Handle
+    header: Address
+    header_length: Address
+
+
+class Unpack(Message):
+    """Pages of the guest to unpack, `address` being the guest's (formats, D.5, command 0301, once for each page).
+
+    `tweak` is the component's 8-byte prefix, hex; `offset` the first page's, and each further page's is 4096 more.
+    """
+
+    handle: Handle
+    address: Address
+    length: Address
+    tweak: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    offset: Address
+
+
+class ConvertPages(Message):
+    """Pages of the guest, `address` being the guest's, that become secure (import) or leave it (export)."""
+
+    handle: Handle
+    address: Address
+    length: Address
+
+
+class Allocate(Message):
+    """Ask the host's frame allocator for `length` bytes in one piece. `label` says for what: `free` takes all of it back."""
+
+    label: Annotated[str, Field(min_length=1, max_length=64)]
+    length: Address
+    alignment: Address = 4096
+    at_least: Address = 0
+
+
+class Allocated(Message):
+    absolute: Address
+
+
+class FreeFrames(Message):
+    label: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Freed(Message):
+    """Bytes that are free again, and bytes that stay allocated since they are secure."""
+
+    freed: Address
+    kept: Address
+
+
+class MapPages(Message):
+    """Let `length` bytes from `virtual` in the address space `asce` be those from `absolute`; what was there is gone."""
+
+    asce: Address
+    virtual: Address
+    absolute: Address
+    length: Address
+
+
+class UnmapPages(Message):
+    asce: Address
+    virtual: Address
+    length: Address
+
+
+class ReadStorage(Message):
+    """Bytes of storage: host-absolute for the host, guest-absolute for a guest; any alignment."""
+
+    address: Address
+    length: Annotated[int, Field(ge=0, le=MAX_ACCESS)]
+
+
+class WriteStorage(Message):
+    address: Address
+    data: Annotated[Base64Bytes, Field(repr=False)]
+
+
+class StorageContent(Message):
+    data: Annotated[Base64Bytes, Field(repr=False)]
+
+
+class Held(Message):
+    """One line of the ledger: storage that is in use.
+
+    `holder` is a guest's name, `firmware`, or the label of an allocation that nothing secure has taken yet; `use` says
+    for what; `pieces` is the number of separate ranges, `first` the lowest address.
+    """
+
+    holder: str
+    use: Literal["zone base", "guest base", "guest variable", "cpu", "guest memory", "host"]
+    secure: bool
+    length: Address
+    pieces: int
+    first: Address
+
+
+class Ledger(Message):
+    """Host-absolute storage, all in bytes. `largest_free`: the longest piece that is in one."""
+
+    size: Address
+    initialised: bool
+    secure: Address
+    free: Address
+    largest_free: Address
+    held: list[Held]
 
 
 class Identity(Message):
@@ -325,9 +501,56 @@ class Route:
 
 
 HOST_ROUTES: tuple[Route, ...] = (
-    Route("GET", "/guests", "list_guests", "the guests that run", None, GuestList),
-    Route("PUT", "/guests/{name}", "start_guest", "start a guest from an image", StartGuest, Guest),
-    Route("DELETE", "/guests/{name}", "stop_guest", "stop a guest; its secrets go with it", None, Done),
+    Route(
+        "POST",
+        "/uv/query",
+        "query_storage",
+        "how much storage each thing needs, and the limits",
+        QueryStorage,
+        StorageBlock,
+    ),
+    Route("POST", "/uv/init", "init_storage", "donate the zone's base storage", InitStorage, Done),
+    Route("POST", "/uv/create-guest", "create_guest", "donate a guest's storage", CreateGuest, Created),
+    Route("POST", "/uv/create-cpu", "create_cpu", "donate a CPU's storage", CreateCpu, Created),
+    Route(
+        "POST",
+        "/uv/set-parameters",
+        "set_parameters",
+        "hand over the header of a guest's image",
+        SetParameters,
+        Done,
+    ),
+    Route("POST", "/uv/unpack", "unpack", "take pages of a guest's image into the guest", Unpack, Done),
+    Route("POST", "/uv/verify", "verify", "measure what was unpacked", ByHandle, Done),
+    Route("POST", "/uv/start", "start_guest", "let a verified guest run", ByHandle, Guest),
+    Route(
+        "POST", "/uv/destroy-cpu", "destroy_cpu", "end a CPU; its storage is the host's again", ByHandle, Done
+    ),
+    Route(
+        "POST",
+        "/uv/destroy-guest",
+        "destroy_guest",
+        "end a guest without CPUs; its secrets go with it, its storage is the host's again",
+        ByHandle,
+        Done,
+    ),
+    Route(
+        "POST",
+        "/uv/export",
+        "export_pages",
+        "encrypt pages of a guest, for the host to put away",
+        ConvertPages,
+        Done,
+    ),
+    Route("POST", "/uv/import", "import_pages", "take pages into a guest", ConvertPages, Done),
+    Route("GET", "/storage", "storage", "who holds which storage", None, Ledger),
+    Route("POST", "/memory/allocate", "allocate", "reserve free storage of the host's", Allocate, Allocated),
+    Route("POST", "/memory/free", "free", "give back what was reserved under a label", FreeFrames, Freed),
+    Route("POST", "/memory/map", "map_pages", "map storage into an address space", MapPages, Done),
+    Route("POST", "/memory/unmap", "unmap_pages", "take storage out of an address space", UnmapPages, Done),
+    Route("POST", "/memory/read", "read_storage", "read host-absolute storage", ReadStorage, StorageContent),
+    Route("POST", "/memory/write", "write_storage", "write host-absolute storage", WriteStorage, Done),
+    Route("GET", "/guests", "list_guests", "the guests there are", None, GuestList),
     Route("PUT", "/guests/{name}/hsms/{apqn}", "attach", "give an HSM to a guest", None, Done),
     Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),
     Route("GET", "/hsms", "list_hsms", "the HSMs of this machine", None, HsmList),
@@ -412,6 +635,8 @@ GUEST_ROUTES: tuple[Route, ...] = (
         Attest,
         AttestationAnswer,
     ),
+    Route("POST", "/memory/read", "read_storage", "read this guest's storage", ReadStorage, StorageContent),
+    Route("POST", "/memory/write", "write_storage", "write this guest's storage", WriteStorage, Done),
 )
 
 OPERATOR_ROUTES: tuple[Route, ...] = (
