@@ -59,7 +59,7 @@ class BootCommands:
             boot = set_parameters(raw, self._host_keys.private)
             work.storage.change(
                 handle,
-                identity=boot.identity,
+                identity=boot.header.identity(),
                 host_key_hash=boot.host_key_hash,
                 cck=boot.secrets.cck,
                 scf=boot.secrets.scf,
@@ -78,7 +78,7 @@ class BootCommands:
             draft = work.storage
             guest = draft.guest(handle)
             after(guest.slot.state, GuestCall.UNPACK)
-            runs = adding(guest.known.runs, run, guest.slot.storage.start, guest.slot.storage.length)
+            runs = adding(guest.known.runs, run, guest.slot.storage)
             draft.require_variable(guest)
             absolute = self._holdings.host.importable(guest.slot.asce, pages)
             draft.register(guests_own(handle, pages, absolute), scrub=False)
