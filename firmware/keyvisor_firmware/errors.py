@@ -4,8 +4,10 @@
     ├── ConfigInvalid        the configuration cannot be used (one finding per line)
     ├── StateUnusable        the state directory cannot be used
     │   ├── StateInUse       another daemon has it
-    │   └── StateForeign     it was written by another version
+    │   ├── StateForeign     it was written by another version
+    │   └── RecordBroken     what lies in storage is not what the firmware wrote there
     ├── RowTaken             a row is there already; the command that wanted it says what that means
+    ├── PageNotAuthentic     an exported page is not the one that left last; likewise
     └── Refused              a command that was not done; nothing has changed
         ├── ApError          refused with an AP response code (formats, F.5)
         │   └── AssociationFailed  the key partition did not open just now
@@ -50,6 +52,14 @@ class StateInUse(StateUnusable):
 
 class StateForeign(StateUnusable):
     """The state directory was written by another version."""
+
+
+class RecordBroken(StateUnusable):
+    """What lies in storage is not what the firmware wrote there. The text holds no byte of it."""
+
+
+class PageNotAuthentic(FirmwareError):
+    """An exported page was changed, is another page's or another guest's, or not the one that left last."""
 
 
 class RowTaken(FirmwareError):
