@@ -43,6 +43,7 @@ from typing import Final, Self, TypeVar
 
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.broker.state_page import MAX_HSMS
+from keyvisor_firmware.config import MAX_CPUS
 from keyvisor_firmware.errors import RecordBroken
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_guest.wire.boot_identity import DIGEST_LENGTH, HEADER_TAG_LENGTH, BootIdentity
@@ -56,7 +57,6 @@ from keyvisor_hsm.cards import Apqn
 
 MAX_RUNS: Final = 64
 MAX_HELD: Final = MAX_HSMS
-MAX_CPUS: Final = 4096  # of one guest, whatever a configuration says
 MEMORY_KEY_LENGTH: Final = 64
 PAGE_KEY_LENGTH: Final = 32
 CUID_LENGTH: Final = 16

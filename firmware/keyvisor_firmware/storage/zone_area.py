@@ -72,7 +72,9 @@ class ZoneHeader:
     def encode(self) -> bytes:
         """The header's page."""
         numbers = (_VERSION, self.guests, self.ranges)
-        return (_MAGIC + b"".join(number.to_bytes(4, "big") for number in numbers)).ljust(HEADER_LENGTH, b"\x00")
+        return (_MAGIC + b"".join(number.to_bytes(4, "big") for number in numbers)).ljust(
+            HEADER_LENGTH, b"\x00"
+        )
 
     @classmethod
     def decode(cls, page: bytes) -> Self:
@@ -149,7 +151,9 @@ def decode_range(data: bytes) -> Interval[ZoneEntry] | None:
     """The range of a slot's 32 bytes, None where the slot is free. Raises RecordBroken for anything else."""
     if data == _FREE:
         return None
-    place, length, domain, virtual = (int.from_bytes(data[at : at + 8], "big") for at in range(0, RANGE_SLOT, 8))
+    place, length, domain, virtual = (
+        int.from_bytes(data[at : at + 8], "big") for at in range(0, RANGE_SLOT, 8)
+    )
     start, flags = place & ~_FLAGS, place & _FLAGS
     entry = ZoneEntry(domain, bool(flags & _FIRMWARE), None if flags & _COMPARE_DISABLED else virtual)
     interval = Interval(start, start + length, entry)
@@ -217,7 +221,9 @@ class RangeSlots:
         slots += self._unused(len(change.added) - len(slots))
         added = tuple((interval.start, slot) for interval, slot in zip(change.added, slots, strict=False))
         contents = dict.fromkeys((slot for _, slot in removed), _FREE)
-        contents |= {slot: encode_range(interval) for interval, (_, slot) in zip(change.added, added, strict=True)}
+        contents |= {
+            slot: encode_range(interval) for interval, (_, slot) in zip(change.added, added, strict=True)
+        }
         return SlotPlan(contents, removed, added)
 
     def apply(self, plan: SlotPlan) -> None:
@@ -254,10 +260,9 @@ def rewritten(offset: int, page: bytes, contents: Mapping[int, bytes]) -> bytes:
     """`page`, at `offset` behind the first range slot, with those of the `contents` that lie in it."""
     changed = bytearray(page)
     first = offset // RANGE_SLOT
-    for slot, content in contents.items():
-        if first <= slot < first + PAGE // RANGE_SLOT:
-            at = slot * RANGE_SLOT - offset
-            changed[at : at + RANGE_SLOT] = content
+    for at in range(PAGE // RANGE_SLOT):
+        if (content := contents.get(first + at)) is not None:
+            changed[at * RANGE_SLOT : (at + 1) * RANGE_SLOT] = content
     return bytes(changed)
 
 
