@@ -46,6 +46,7 @@ from keyvisor_firmware.broker.state_page import MAX_HSMS
 from keyvisor_firmware.config import MAX_CPUS
 from keyvisor_firmware.errors import RecordBroken
 from keyvisor_firmware.guests.instance import InstanceId
+from keyvisor_firmware.storage.paging import MEMORY_KEY_LENGTH, PAGE_KEY_LENGTH
 from keyvisor_guest.wire.boot_identity import DIGEST_LENGTH, HEADER_TAG_LENGTH, BootIdentity
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import Malformed
@@ -57,8 +58,6 @@ from keyvisor_hsm.cards import Apqn
 
 MAX_RUNS: Final = 64
 MAX_HELD: Final = MAX_HSMS
-MEMORY_KEY_LENGTH: Final = 64
-PAGE_KEY_LENGTH: Final = 32
 CUID_LENGTH: Final = 16
 INSTANCE_LENGTH: Final = 16
 HASH_LENGTH: Final = 32

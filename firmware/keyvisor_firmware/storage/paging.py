@@ -23,6 +23,9 @@ from keyvisor_firmware.errors import PageNotAuthentic
 from keyvisor_firmware.storage.page_records import PAGE_TAG_LENGTH
 from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
 
+MEMORY_KEY_LENGTH: Final = 64
+PAGE_KEY_LENGTH: Final = 32
+
 _TWEAK_LENGTH: Final = 16
 _NONCE_LENGTH: Final = 12
 _MARGIN: Final = 15  # bytes that `update_into` wants beyond what it writes
@@ -46,7 +49,7 @@ def export_page(
 ) -> tuple[bytes, bytes]:
     """One page (4096 bytes) as it leaves the guest, and its tag (16 bytes).
 
-    `instance` is the instance id's 16 bytes; `version`, from 1 on, is one that was never used with this page key.
+    `instance` is the instance id's 16 bytes, `page_key` has 32; `version`, from 1 on, is one that was never used with this page key.
     Raises ValueError for another length, or version 0.
     """
     if len(clear) != PAGE_LENGTH or version < 1:
@@ -79,6 +82,8 @@ def _bound_to(instance: bytes, address: int, version: int) -> bytes:
 def _crypt(pages: bytes, key: bytes, address: int, *, encrypt: bool) -> bytes:
     if len(pages) % PAGE_LENGTH:
         raise ValueError("whole pages are encrypted, and no parts of them")
+    if len(key) != MEMORY_KEY_LENGTH:
+        raise ValueError(f"a memory key has {MEMORY_KEY_LENGTH} bytes")
     algorithm = AES(key)
     source = memoryview(pages)
     target = memoryview(bytearray(len(source) + _MARGIN))
