@@ -49,7 +49,8 @@ def export_page(
 ) -> tuple[bytes, bytes]:
     """One page (4096 bytes) as it leaves the guest, and its tag (16 bytes).
 
-    `instance` is the instance id's 16 bytes, `page_key` has 32; `version`, from 1 on, is one that was never used with this page key.
+    `instance` is the instance id's 16 bytes, `page_key` has 32; `version`, from 1 on, is one that was never used with
+    this page key.
     Raises ValueError for another length, or version 0.
     """
     if len(clear) != PAGE_LENGTH or version < 1:

@@ -211,11 +211,12 @@ class RangeSlots:
     def plan(self, change: Change[ZoneEntry]) -> SlotPlan:
         """The slots that `change` rewrites; nothing is changed yet.
 
-        Raises StorageRefused where there are not slots enough, ValueError for a removed range that is in no slot.
+        Raises StorageRefused where there are not slots enough, ValueError for a change of another table.
         """
-        missing = [interval.start for interval in change.removed if interval.start not in self._slots]
-        if missing:
-            raise ValueError(f"no slot holds a range at {missing[0]:#x}")
+        going = {interval.start for interval in change.removed}
+        wrong = going - self._slots.keys() or {i.start for i in change.added} - going & self._slots.keys()
+        if wrong:
+            raise ValueError(f"the slots are not those of the table that the change is for: {min(wrong):#x}")
         removed = tuple((interval.start, self._slots[interval.start]) for interval in change.removed)
         slots = [slot for _, slot in removed]
         slots += self._unused(len(change.added) - len(slots))
