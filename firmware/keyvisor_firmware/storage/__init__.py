@@ -1,1 +1,1 @@
-"""Host-absolute storage: who holds it, and what the firmware keeps in what it was given."""
+"""Host storage: what is donated, to whom each page belongs, what lies there, and how pages come and go."""
