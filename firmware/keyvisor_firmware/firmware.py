@@ -375,9 +375,7 @@ class Firmware:
         with self._commands.alone():
             with self._commands.command(event, self._name(instance)) as work:
                 guest = self._guests.of(instance)
-                store = self._stores.changing(
-                    work.storage, work.storage.of(instance), guest.secrets.state
-                )
+                store = self._stores.changing(work.storage, work.storage.of(instance), guest.secrets.state)
                 change(store)
             guest.secrets = store
 

@@ -7,20 +7,29 @@ destroy it: its storage is given back no other way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyvisor_firmware.association.commands import Work
 from keyvisor_firmware.commands import Commands
-from keyvisor_firmware.config import Limits, StorageLimits
 from keyvisor_firmware.errors import Conflict, FirmwareError, RowTaken, StorageRefused
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.guests.register import Register
-from keyvisor_firmware.association.commands import Work
 from keyvisor_firmware.state.records import GuestRow
 from keyvisor_firmware.storage.cpu_record import CpuRecord
-from keyvisor_firmware.storage.donations import CpuOffer, GuestOffer, check_cpu, check_guest, check_host_side, check_init
+from keyvisor_firmware.storage.donations import (
+    CpuOffer,
+    GuestOffer,
+    Wanted,
+    check_cpu,
+    check_guest,
+    check_host_side,
+    check_init,
+    require_room_for_guest,
+)
 from keyvisor_firmware.storage.guest_record import (
     CUID_LENGTH,
     INSTANCE_LENGTH,
@@ -31,7 +40,7 @@ from keyvisor_firmware.storage.guest_record import (
 )
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.ledger import LedgerView, ledger
-from keyvisor_firmware.storage.lifecycle import GuestCall, GuestState, after
+from keyvisor_firmware.storage.lifecycle import GuestCall, GuestState, ZoneCall, ZoneState, zone_after
 from keyvisor_firmware.storage.pages import Span
 from keyvisor_firmware.storage.query import storage_query
 from keyvisor_firmware.storage.return_codes import StorageCode
@@ -39,7 +48,7 @@ from keyvisor_firmware.storage.zone_area import GuestSlot
 from keyvisor_guest.wire.qui import encode_query
 from keyvisor_hsm.errors import HsmError
 
-_HANDLE_LENGTH = 6  # bytes
+_HANDLE_LENGTH: Final = 6  # bytes
 
 
 class DonationCommands:
@@ -66,9 +75,9 @@ class DonationCommands:
     def init(self, zone: Span) -> None:
         """Take the zone's base storage. Once."""
         with self._commands.command("initialise storage", None, **_told(zone)) as work:
-            if self._holdings.zone is not None:
-                raise StorageRefused(StorageCode.INIT_DONE)
-            pieces = check_init(zone, self._holdings.amounts.zone_base, self._holdings.host)
+            zone_after(self._zone_state(), ZoneCall.INIT)
+            wanted = self._holdings.amounts.zone_base
+            pieces = check_init(zone.start, zone.length, wanted, self._holdings.host)
             work.storage.initialise(zone, pieces)
 
     def create_guest(self, name: str, offer: GuestOffer) -> int:
@@ -81,29 +90,39 @@ class DonationCommands:
             guest = self._donate(name, offer)
             try:
                 self._finish(guest)
+            except StorageRefused as error:
+                raise error.needing_destroy(guest.row.handle) from None
             except (FirmwareError, SQLAlchemyError, HsmError, OSError) as error:
-                raise StorageRefused.unfinished(error, guest.row.handle) from error
+                raise StorageRefused(
+                    StorageCode.NOT_WRITTEN, type(error).__name__, guest.row.handle
+                ) from error
         return guest.row.handle
 
     def _donate(self, name: str, offer: GuestOffer) -> Configuration:
         holdings = self._holdings
-        with self._commands.command("donate storage for guest", name, **_told(offer.base)) as work:
-            self._require_initialised()
-            room = min(holdings.limits.guests, holdings.header.guests)
-            if len(holdings.guests) >= room:
-                raise StorageRefused(StorageCode.TOO_MANY_GUESTS, f"{room} are there")
+        with self._commands.command(
+            "donate storage for guest", name, **_told(Span(offer.base, offer.base_length))
+        ) as work:
+            zone_after(self._zone_state(), ZoneCall.GUEST)
+            require_room_for_guest(len(holdings.guests), min(holdings.limits.guests, holdings.header.guests))
             handle = self._new_handle()
-            pieces, variable = check_guest(handle, offer, holdings.amounts, holdings.host)
+            wanted = Wanted(
+                holdings.amounts.guest_base,
+                holdings.amounts.variable(offer.storage_length),
+                self._query.max_address,
+            )
+            pieces = check_guest(offer, wanted, handle, holdings.host)
             row = GuestRow(InstanceId(self._randomness(INSTANCE_LENGTH).hex()), name, handle)
             slot = GuestSlot(
                 handle=handle,
                 state=GuestState.UNFINISHED,
-                base=offer.base,
-                variable=offer.variable,
+                base=Span(offer.base, offer.base_length),
+                variable=Span(offer.virtual, offer.virtual_length),
                 asce=offer.asce,
                 sca=offer.sca,
-                storage=offer.storage,
+                storage=Span(offer.storage_origin, offer.storage_length),
             )
+            variable = tuple(one.span for one in pieces if one.value.virtual is not None)
             try:
                 work.storage.add_guest(row, slot, variable)
             except RowTaken:
@@ -115,7 +134,7 @@ class DonationCommands:
         """What the host has for the guest is checked, and the record is written: the guest is created."""
         holdings, slot = self._holdings, guest.slot
         with self._commands.command("create guest", guest.row.name) as work:
-            others = [other.slot.asce for other in holdings.guests.values() if other is not guest]
+            others = {other.slot.asce for handle, other in holdings.guests.items() if handle != slot.handle}
             check_host_side(slot.asce, slot.sca, others, holdings.host)
             record = GuestRecord(
                 name=guest.row.name,
@@ -127,35 +146,39 @@ class DonationCommands:
                 retrievable_secrets=holdings.limits.retrievable_secrets,
             )
             work.storage.put(replace(guest, record=record))
-            work.storage.enter(slot.handle, after(slot.state, GuestCall.CREATE))
+            work.storage.proceed(slot.handle, GuestCall.FINISH)
 
     def create_cpu(self, handle: int, offer: CpuOffer) -> int:
         """Take the storage for a CPU of a guest; the CPU's handle."""
         holdings = self._holdings
         with self._commands.command("create cpu", self._name(handle), number=str(offer.number)) as work:
-            self._require_initialised()
-            guest = work.storage.guest(handle)
-            after(guest.slot.state, GuestCall.CREATE_CPU)
+            guest = work.storage.proceed(handle, GuestCall.CREATE_CPU)
             cpus = guest.known.cpus
-            taken = {cpu.number for cpu in cpus}
             pieces = check_cpu(
-                handle, offer, holdings.amounts, taken, holdings.storage_limits.max_cpus - 1, holdings.host
+                offer,
+                handle,
+                {cpu.number for cpu in cpus},
+                self._query.max_cpu_id,
+                holdings.amounts.cpu,
+                holdings.host,
             )
-            cpu = GuestCpu(offer.number, self._new_handle(), offer.storage.start)
+            cpu = GuestCpu(offer.number, self._new_handle(), offer.storage)
             work.storage.register(pieces)
-            work.storage.change(handle, cpus=tuple(sorted((*cpus, cpu), key=lambda one: one.number)))
-            work.storage.put_cpu(CpuRecord(handle, cpu.number, cpu.handle), offer.storage)
+            in_order = tuple(sorted((*cpus, cpu), key=lambda one: one.number))
+            work.storage.keep(handle, replace(guest.known, cpus=in_order))
+            area = Span(offer.storage, offer.storage_length)
+            work.storage.put_cpu(CpuRecord(handle, cpu.number, cpu.handle), area)
             return cpu.handle
 
     def destroy_cpu(self, handle: int) -> None:
         """End a CPU: its storage is scrubbed, and the host's again."""
         with self._commands.alone():
-            guest, cpu = self._cpu(handle)
-            with self._commands.command("destroy cpu", guest.row.name, number=str(cpu.number)) as work:
-                after(guest.slot.state, GuestCall.DESTROY_CPU)
-                work.storage.change(
-                    guest.row.handle, cpus=tuple(one for one in guest.known.cpus if one is not cpu)
-                )
+            number, name = self._of_cpu(handle)
+            with self._commands.command("destroy cpu", name, number=str(number)) as work:
+                guest, cpu = self._cpu(handle)
+                work.storage.proceed(guest.row.handle, GuestCall.DESTROY_CPU)
+                left = tuple(one for one in guest.known.cpus if one is not cpu)
+                work.storage.keep(guest.row.handle, replace(guest.known, cpus=left))
                 work.storage.release([Span(cpu.origin, self._holdings.amounts.cpu)])
 
     def destroy_guest(self, handle: int) -> str:
@@ -165,11 +188,8 @@ class DonationCommands:
         Where this is refused, nothing is given back.
         """
         with self._commands.command("destroy guest", self._name(handle)) as work:
-            self._require_initialised()
             guest = work.storage.guest(handle)
-            after(guest.slot.state, GuestCall.DESTROY)
-            if guest.record is not None and guest.record.cpus:
-                raise StorageRefused(StorageCode.CPUS_LEFT, f"{len(guest.record.cpus)} of them")
+            work.storage.require_allowed(guest, GuestCall.DESTROY_GUEST)
             work.storage.require_variable(guest)
             if guest.slot.state is GuestState.RUNNING:
                 self._end(work, guest)
@@ -194,15 +214,12 @@ class DonationCommands:
         holdings = self._holdings
         with self._commands.alone():
             names = {handle: guest.row.name for handle, guest in holdings.guests.items()}
-            return ledger(
-                holdings.host, holdings.donations(), names, initialised=holdings.zone is not None
-            )
+            return ledger(holdings.host, holdings.donations(), names, initialised=holdings.zone is not None)
 
     # --- inside
 
-    def _require_initialised(self) -> None:
-        if self._holdings.zone is None:
-            raise StorageRefused(StorageCode.NOT_INITIALISED)
+    def _zone_state(self) -> ZoneState:
+        return ZoneState.UNINITIALISED if self._holdings.zone is None else ZoneState.INITIALISED
 
     def _new_handle(self) -> int:
         """A number that nothing has, and nothing had: 48 random bits."""
@@ -216,13 +233,24 @@ class DonationCommands:
             guest = self._holdings.guests.get(handle)
             return None if guest is None else guest.row.name
 
+    def _of_cpu(self, handle: int) -> tuple[int | str, str | None]:
+        """For the audit log: the CPU's number, and its guest's name."""
+        for guest, cpu in self._cpus():
+            if cpu.handle == handle:
+                return cpu.number, guest.row.name
+        return "unknown", None
+
     def _cpu(self, handle: int) -> tuple[Configuration, GuestCpu]:
-        self._require_initialised()
+        zone_after(self._zone_state(), ZoneCall.GUEST)
+        for guest, cpu in self._cpus():
+            if cpu.handle == handle:
+                return guest, cpu
+        raise StorageRefused(StorageCode.CPU_UNKNOWN)
+
+    def _cpus(self) -> Iterator[tuple[Configuration, GuestCpu]]:
         for guest in self._holdings.guests.values():
             for cpu in () if guest.record is None else guest.record.cpus:
-                if cpu.handle == handle:
-                    return guest, cpu
-        raise StorageRefused(StorageCode.CPU_UNKNOWN)
+                yield guest, cpu
 
 
 def _told(span: Span) -> dict[str, str]:

@@ -28,7 +28,7 @@ from keyvisor_firmware.storage.guest_record import GuestRecord, HeldHsm
 from keyvisor_firmware.storage.host_storage import HostStorage
 from keyvisor_firmware.storage.intervals import Change, Interval
 from keyvisor_firmware.storage.ledger import Donation
-from keyvisor_firmware.storage.lifecycle import GuestState
+from keyvisor_firmware.storage.lifecycle import GuestCall, GuestState, after
 from keyvisor_firmware.storage.page_records import PAGE_RECORD_LENGTH
 from keyvisor_firmware.storage.pages import PAGE, Span
 from keyvisor_firmware.storage.return_codes import StorageCode
@@ -112,10 +112,11 @@ class Holdings:
         frames = Frames(
             Interval(row.absolute, row.absolute + row.length, Label(row.label)) for row in records.frames()
         )
-        spaces = AddressSpaces()
+        mapped: dict[int, list[Interval[Frame]]] = {}
         for row in records.mappings():
             piece = Interval(row.virtual, row.virtual + row.length, Frame(row.absolute))
-            spaces.apply(row.asce, Change((), (piece,)))
+            mapped.setdefault(row.asce, []).append(piece)
+        spaces = AddressSpaces(mapped)
         self.host = HostStorage(self.storage_limits.size, ZoneTable(), spaces, frames)
         self.zone = records.zone()
         self.guests = {}
@@ -130,7 +131,7 @@ class Holdings:
         self.header = ZoneHeader.decode(contents.read(Span(zone.start, HEADER_LENGTH)))
         ranges = Span(zone.start + ranges_offset(self.header.guests), self.header.ranges * RANGE_SLOT)
         self.slots, intervals = RangeSlots.from_slots(contents.read(ranges))
-        table = ZoneTable(sorted(intervals, key=lambda one: one.start))
+        table = ZoneTable(intervals)
         if any(one.end > self.host.size for one in table):
             raise _unusable("the machine's storage", "is smaller than it was: `storage.size` must not shrink")
         self.host = HostStorage(self.host.size, table, self.host.spaces, self.host.frames)
@@ -234,7 +235,7 @@ class Draft:
         """Pages are secure from now on. `scrub`: what the host left in them is gone. Raises StorageRefused: table full."""
         if scrub:
             for piece in pieces:
-                self.contents.clear(Span(piece.start, piece.end - piece.start))
+                self.contents.clear(piece.span)
         holdings = self._holdings
         change = holdings.host.zone.setting(pieces)
         self._change_table(change, holdings.slots, self._zone(), holdings.header)
@@ -280,6 +281,7 @@ class Draft:
 
     def guest(self, handle: int) -> Configuration:
         """The guest as this command sees it. Raises StorageRefused: no such handle."""
+        self._zone()
         found = self._guests.get(handle, self._holdings.guests.get(handle))
         if found is None:
             raise StorageRefused(StorageCode.GUEST_UNKNOWN)
@@ -309,17 +311,31 @@ class Draft:
         if guest.record is not None and (before is None or before.record != guest.record):
             self._unsealed.add(handle)
 
-    def change(self, handle: int, **fields: object) -> Configuration:
-        """Replace fields of the guest's record."""
-        guest = self.guest(handle)
-        changed = replace(guest, record=replace(guest.known, **fields))
+    def keep(self, handle: int, record: GuestRecord) -> Configuration:
+        """The guest's record is this now."""
+        changed = replace(self.guest(handle), record=record)
         self.put(changed)
         return changed
 
-    def enter(self, handle: int, state: GuestState) -> None:
+    def proceed(self, handle: int, call: GuestCall) -> Configuration:
+        """The guest, in the state that `call` leads to. Raises StorageRefused where the call is not allowed now."""
+        guest = self.guest(handle)
+        state = self.require_allowed(guest, call)
+        if state is None:
+            raise RuntimeError("a guest that is destroyed is in no state: remove it")
+        return self.enter(handle, state)
+
+    def require_allowed(self, guest: Configuration, call: GuestCall) -> GuestState | None:
+        """The state that `call` leads to, None for the end. Raises StorageRefused."""
+        cpus = 0 if guest.record is None else len(guest.record.cpus)
+        return after(guest.slot.state, call, guest.row.name, cpus)
+
+    def enter(self, handle: int, state: GuestState) -> Configuration:
         """The guest is in that state now."""
         guest = self.guest(handle)
-        self.put(replace(guest, slot=replace(guest.slot, state=state)))
+        entered = replace(guest, slot=replace(guest.slot, state=state))
+        self.put(entered)
+        return entered
 
     def remove_guest(self, handle: int) -> None:
         """The guest is gone, and all that hangs on it; its storage has to be released besides."""
@@ -347,15 +363,18 @@ class Draft:
 
     def set_binding(self, instance: InstanceId, held: HeldHsm) -> None:
         """Replace what an HSM is to the guest that holds it."""
-        guest = self.of(instance)
-        everything = {**guest.held, held.apqn: held}
-        self.change(guest.row.handle, held=tuple(everything[apqn] for apqn in sorted(everything)))
+        self._keep_held(instance, {**self.bindings(instance), held.apqn: held})
 
     def unbind(self, instance: InstanceId, apqn: Apqn) -> None:
         """The guest does not hold the HSM any more."""
         self._records.let_go(instance, apqn)
+        held = self.bindings(instance)
+        self._keep_held(instance, {other: held[other] for other in held if other != apqn})
+
+    def _keep_held(self, instance: InstanceId, held: Mapping[Apqn, HeldHsm]) -> None:
         guest = self.of(instance)
-        self.change(guest.row.handle, held=tuple(one for one in guest.known.held if one.apqn != apqn))
+        in_order = tuple(held[apqn] for apqn in sorted(held))
+        self.keep(guest.row.handle, replace(guest.known, held=in_order))
 
     # --- a guest's variable area
 
@@ -397,7 +416,7 @@ class Draft:
         """What the allocator gave away."""
         self._records.change_frames(
             [one.start for one in change.removed],
-            [FrameRow(one.start, one.end - one.start, one.value.label) for one in change.added],
+            [FrameRow(one.start, one.length, one.value.text) for one in change.added],
         )
         self._followers.append(lambda: self._holdings.host.frames.apply(change))
 
@@ -406,10 +425,7 @@ class Draft:
         self._records.change_mappings(
             asce,
             [one.start for one in change.removed],
-            [
-                MappingRow(asce, one.start, one.value.absolute, one.end - one.start)
-                for one in change.added
-            ],
+            [MappingRow(asce, one.start, one.value.absolute, one.length) for one in change.added],
         )
         self._followers.append(lambda: self._holdings.host.spaces.apply(asce, change))
 
@@ -438,8 +454,7 @@ def _variable(table: Iterable[Interval[ZoneEntry]]) -> Mapping[int, tuple[Span, 
     found: dict[int, list[tuple[int, Span]]] = {}
     for one in table:
         if one.value.firmware and one.value.virtual is not None:
-            piece = one.value.virtual, Span(one.start, one.end - one.start)
-            found.setdefault(one.value.domain, []).append(piece)
+            found.setdefault(one.value.domain, []).append((one.value.virtual, one.span))
     return {domain: tuple(span for _, span in sorted(pieces)) for domain, pieces in found.items()}
 
 
@@ -468,6 +483,4 @@ def _cpu_context(cpu: CpuRecord) -> bytes:
 
 
 def _unusable(what: str, why: str) -> StateUnusable:
-    return StateUnusable(
-        f"{what} {why}: restore the state directory as a whole, or choose another --state"
-    )
+    return StateUnusable(f"{what} {why}: restore the state directory as a whole, or choose another --state")

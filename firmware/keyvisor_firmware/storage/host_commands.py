@@ -7,10 +7,16 @@ interruption; that is recorded, what succeeds is not.
 
 from __future__ import annotations
 
+from typing import Final
+
 from keyvisor_firmware.commands import Commands
+from keyvisor_firmware.errors import Malformed
 from keyvisor_firmware.storage.contents import Contents
 from keyvisor_firmware.storage.holdings import Holdings
-from keyvisor_firmware.storage.pages import Span
+from keyvisor_firmware.storage.pages import Span, is_whole
+from keyvisor_guest.wire.messages import MAX_ADDRESS
+
+_EVERYTHING: Final = Span(0, MAX_ADDRESS * 2)
 
 
 class HostCommands:
@@ -24,11 +30,9 @@ class HostCommands:
         """Reserve storage in one piece; its address. Raises Conflict where there is none, Malformed for odd numbers."""
         with self._commands.errand("allocate", None, label=label) as work:
             host = self._holdings.host
-            change, absolute = host.frames.allocating(
-                label, length, alignment, at_least, host.zone, host.size
-            )
-            work.storage.change_frames(change)
-            return absolute
+            found = host.frames.allocating(label, length, alignment, at_least, host.zone, host.size)
+            work.storage.change_frames(found.change)
+            return found.span.start
 
     def free(self, label: str) -> tuple[int, int]:
         """Give back all that is reserved under a label and not secure, and the address spaces that are named by it.
@@ -37,22 +41,29 @@ class HostCommands:
         """
         with self._commands.errand("free", None, label=label) as work:
             host = self._holdings.host
-            change, freed, kept = host.frames.freeing(label, host.zone)
-            work.storage.change_frames(change)
+            reserved = host.frames.labelled(label)
+            freeing = host.frames.freeing(label, host.zone)
+            work.storage.change_frames(freeing.change)
             for asce in host.spaces.spaces():
-                if any(span.start <= asce < span.end for span in freed):
-                    work.storage.change_space(asce, host.spaces.clearing(asce))
-            return sum(span.length for span in freed), sum(span.length for span in kept)
+                if any(span.start <= asce < span.end for span in reserved) and not self._is_in_use(asce):
+                    work.storage.change_space(asce, host.spaces.unmapping(asce, _EVERYTHING))
+            return freeing.freed, freeing.kept
+
+    def _is_in_use(self, asce: int) -> bool:
+        return any(guest.slot.asce == asce for guest in self._holdings.guests.values())
 
     def map(self, asce: int, virtual: int, absolute: Span) -> None:
-        """Let storage appear in an address space; what was there is gone from it. Raises Malformed."""
+        """Let storage appear in an address space; what was there is gone from it. Raises Malformed, AccessRefused."""
         with self._commands.errand("map", None, asce=f"{asce:#x}") as work:
-            work.storage.change_space(asce, self._holdings.host.mapping(asce, virtual, absolute))
+            _require_pages(asce, virtual, absolute.start, absolute.length)
+            self._holdings.host.require_inside(absolute)
+            work.storage.change_space(asce, self._holdings.host.spaces.mapping(asce, virtual, absolute))
 
     def unmap(self, asce: int, virtual: Span) -> None:
         """Take storage out of an address space. Raises Malformed."""
         with self._commands.errand("unmap", None, asce=f"{asce:#x}") as work:
-            work.storage.change_space(asce, self._holdings.host.unmapping(asce, virtual))
+            _require_pages(asce, virtual.start, virtual.length)
+            work.storage.change_space(asce, self._holdings.host.spaces.unmapping(asce, virtual))
 
     def read(self, span: Span) -> bytes:
         """The bytes of storage. Raises AccessRefused: 05 there is none, 3d some of it is secure."""
@@ -65,3 +76,8 @@ class HostCommands:
         with self._commands.errand("host write", None, address=f"{start:#x}") as work:
             self._holdings.host.require_host_access(Span(start, len(data)))
             work.storage.contents.write(start, data)
+
+
+def _require_pages(*numbers: int) -> None:
+    if not is_whole(*numbers) or not numbers[-1]:
+        raise Malformed("address spaces, addresses and lengths are whole pages of 4096 bytes, at least one")

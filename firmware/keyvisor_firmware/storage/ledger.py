@@ -94,10 +94,10 @@ def _reserved(storage: HostStorage) -> Iterator[_Piece]:
         at = frame.start
         for one in storage.zone.clipped(frame.start, frame.end):
             if at < one.start:
-                yield _Piece(frame.value.label, "host", False, at, one.start)
+                yield _Piece(frame.value.text, "host", False, at, one.start)
             at = one.end
         if at < frame.end:
-            yield _Piece(frame.value.label, "host", False, at, frame.end)
+            yield _Piece(frame.value.text, "host", False, at, frame.end)
 
 
 def _gaps(pieces: Iterable[_Piece], size: int) -> Iterator[int]:

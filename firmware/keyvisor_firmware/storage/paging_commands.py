@@ -7,6 +7,7 @@ page, as it left last, comes back. A page that the guest never had comes as zero
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.errors import AccessRefused, NotFound, PageNotAuthentic, StorageRefused
@@ -14,8 +15,9 @@ from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.storage import paging
 from keyvisor_firmware.storage.contents import Contents
 from keyvisor_firmware.storage.holdings import Configuration, Draft, Holdings
+from keyvisor_firmware.storage.host_storage import require_within
 from keyvisor_firmware.storage.intervals import Interval
-from keyvisor_firmware.storage.lifecycle import GuestCall, after
+from keyvisor_firmware.storage.lifecycle import GuestCall
 from keyvisor_firmware.storage.page_records import PAGE_RECORD_LENGTH, PageRecord, PageState
 from keyvisor_firmware.storage.pages import PAGE, Span, is_whole, whole_pages
 from keyvisor_firmware.storage.return_codes import StorageCode
@@ -40,7 +42,9 @@ class PagingCommands:
             record = guest.known
             exported, records = [], []
             version = record.page_versions
-            clear = paging.decrypt_at_rest(read_pieces(draft.contents, absolute), record.memory_key, pages.start)
+            clear = paging.decrypt_at_rest(
+                read_pieces(draft.contents, absolute), record.memory_key, pages.start
+            )
             for at in range(0, pages.length, PAGE):
                 version += 1
                 page, tag = paging.export_page(
@@ -54,7 +58,7 @@ class PagingCommands:
                 records.append(PageRecord(PageState.EXPORTED, version, tag).encode())
             write_pieces(draft.contents, absolute, b"".join(exported))
             draft.put_page_records(guest, page_number(guest, pages), b"".join(records))
-            draft.change(handle, page_versions=version)
+            draft.keep(handle, replace(record, page_versions=version))
             draft.release(absolute, scrub=False)
 
     def import_pages(self, handle: int, pages: Span) -> None:
@@ -65,7 +69,7 @@ class PagingCommands:
         with self._commands.command("import pages", self._name(handle), **_told(pages)) as work:
             draft = work.storage
             guest = self._paging(draft, handle, GuestCall.IMPORT, pages)
-            absolute = self._holdings.host.importable(guest.slot.asce, pages)
+            absolute = self._holdings.host.importable(guest.slot.asce, pages.start, pages.length)
             offered = read_pieces(draft.contents, absolute)
             records = draft.page_records(guest, page_number(guest, pages), pages.length // PAGE)
             clear, taken = [], []
@@ -82,8 +86,7 @@ class PagingCommands:
 
     def _paging(self, draft: Draft, handle: int, call: GuestCall, pages: Span) -> Configuration:
         """The guest, if it is in a state for that, owns such pages, and has its variable area where it was."""
-        guest = draft.guest(handle)
-        after(guest.slot.state, call)
+        guest = draft.proceed(handle, call)
         require_own_pages(guest, pages)
         draft.require_variable(guest)
         return guest
@@ -105,10 +108,12 @@ class PagingCommands:
 
     def read(self, instance: InstanceId, span: Span) -> bytes:
         """Bytes of the guest's own storage. Raises AccessRefused."""
-        with self._commands.judging("guest read", self._guest(instance).row.name):
-            with self._commands.reading() as records:
-                guest, pages, absolute = self._own(instance, span)
-                at_rest = read_pieces(Contents(records), absolute)
+        with (
+            self._commands.judging("guest read", self._guest(instance).row.name),
+            self._commands.reading() as records,
+        ):
+            guest, pages, absolute = self._own(instance, span)
+            at_rest = read_pieces(Contents(records), absolute)
         clear = paging.decrypt_at_rest(at_rest, guest.known.memory_key, pages.start)
         return clear[span.start - pages.start : span.end - pages.start]
 
@@ -131,8 +136,12 @@ class PagingCommands:
         slot = guest.slot
         first = span.start - span.start % PAGE
         pages = Span(first, whole_pages(span.end) - first)
-        self._holdings.host.require_guest_address(slot.storage, span)
-        return guest, pages, self._holdings.host.guest_pages(slot.asce, slot.handle, pages.start, pages.length)
+        require_within(span, slot.storage)
+        return (
+            guest,
+            pages,
+            self._holdings.host.guest_pages(slot.asce, slot.handle, pages.start, pages.length),
+        )
 
     def _guest(self, instance: InstanceId) -> Configuration:
         with self._commands.alone():
