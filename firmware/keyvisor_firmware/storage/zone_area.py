@@ -214,7 +214,8 @@ class RangeSlots:
         Raises StorageRefused where there are not slots enough, ValueError for a change of another table.
         """
         going = {interval.start for interval in change.removed}
-        wrong = going - self._slots.keys() or {i.start for i in change.added} - going & self._slots.keys()
+        coming = {interval.start for interval in change.added} - going
+        wrong = (going - self._slots.keys()) | (coming & self._slots.keys())
         if wrong:
             raise ValueError(f"the slots are not those of the table that the change is for: {min(wrong):#x}")
         removed = tuple((interval.start, self._slots[interval.start]) for interval in change.removed)
