@@ -115,4 +115,4 @@ class Begun:
         for guest in self.host.guests():
             if guest.name == self.name and guest.asce == self._asce:
                 self.guest = guest.handle
-                self.cpus = [cpu.handle for cpu in guest.cpus]
+                self.cpus = list(guest.cpu_handles)

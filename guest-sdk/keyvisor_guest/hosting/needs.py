@@ -39,7 +39,7 @@ def needs(query: StorageQuery, memory: int, cpus: int) -> Needs:
     return Needs(
         zone=query.zone_base,
         base=query.guest_base,
-        variable=query.guest_variable(memory),
+        variable=query.guest_virtual(memory),
         cpus=cpus * query.cpu,
         storage=memory,
         tables=_TABLES,
@@ -52,8 +52,8 @@ def require_size(query: StorageQuery, memory: int, cpus: int) -> None:
         raise SdkError(f"a guest of {memory} bytes cannot be: give whole MiB, as in `256M`")
     if memory > query.max_address:
         raise SdkError(f"a guest has at most {query.max_address // MIB} MiB of storage: plan a smaller one")
-    if not 1 <= cpus <= query.max_cpu_number + 1:
-        raise SdkError(f"a guest of {cpus} CPUs cannot be: give 1 to {query.max_cpu_number + 1}")
+    if not 1 <= cpus <= query.max_cpu_id + 1:
+        raise SdkError(f"a guest of {cpus} CPUs cannot be: give 1 to {query.max_cpu_id + 1}")
 
 
 def missing(needed: Needs, ledger: Ledger) -> int:

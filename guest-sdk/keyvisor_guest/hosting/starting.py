@@ -136,7 +136,7 @@ def _create_guest(begun: Begun, plan: _Plan) -> tuple[int, int]:
     asce = begun.try_anew()
     base = begun.reserve(query.guest_base, _BASE_ALIGNMENT)
     sca = begun.reserve(PAGE)
-    variable = query.guest_variable(size)
+    variable = query.guest_virtual(size)
     begun.map_new(asce, size, variable)
     try:
         begun.guest = begun.host.create_guest(

@@ -49,8 +49,8 @@ def stop(host: Host, name: str) -> None:
 
 def _destroy(host: Host, guest: messages.Guest) -> None:
     try:
-        for cpu in guest.cpus:
-            host.destroy_cpu(cpu.handle)
+        for cpu in guest.cpu_handles:
+            host.destroy_cpu(cpu)
         host.destroy_guest(guest.handle)
     except SdkError as refusal:
         note = f"nothing that was given to guest `{guest.name}` was taken back: its storage stays allocated"

@@ -85,17 +85,10 @@ class HeldHsmList(Message):
     hsms: list[HeldHsm]
 
 
-class Cpu(Message):
-    """A CPU that was created for a guest: its number there, and the handle that destroys it."""
-
-    number: Annotated[int, Field(ge=0, le=0xFFFF)]
-    handle: Handle
-
-
 class Guest(Message):
     """One guest as the host sees it: nothing of its secrets, its policy or why it was refused.
 
-    `state` is that of its lifecycle; `cpus` are those that were created. `storage_length` (bytes) and `asce`
+    `state` is that of its lifecycle; `cpus` the numbers of those that were created. `storage_length` (bytes) and `asce`
     are what the host created it with. `started` is empty before it runs.
     """
 
@@ -105,7 +98,7 @@ class Guest(Message):
     started: str
     handle: Handle
     state: Literal["unfinished", "created", "parameters", "verified", "running"]
-    cpus: list[Cpu]
+    cpus: list[int]
     storage_length: Address
     asce: Address
 
