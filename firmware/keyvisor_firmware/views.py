@@ -9,18 +9,28 @@ from typing import Literal
 
 from keyvisor_firmware.association.gates import Mechanism, RefusedCall
 from keyvisor_firmware.association.machine import State
+from keyvisor_firmware.storage.lifecycle import GuestState
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 
 
 @dataclass(frozen=True, slots=True)
 class GuestView:
-    """A guest as the host sees it. `cuid` is 16 bytes, `started` ISO 8601, UTC."""
+    """A guest as the host sees it. `cuid` is 16 bytes, `started` ISO 8601, UTC, empty before it runs.
+
+    `storage_length` is bytes; `cpus` are numbers, ascending, and `cpu_handles` theirs.
+    """
 
     name: str
     cuid: bytes
     attached: tuple[Apqn, ...]
     started: str
+    handle: int
+    state: GuestState
+    cpus: tuple[int, ...]
+    cpu_handles: tuple[int, ...]
+    storage_length: int
+    asce: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from keyvisor_firmware.guests.host_key import Documents, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import Entry, Retrieved
 from keyvisor_firmware.state.records import Event
+from keyvisor_firmware.storage.ledger import LedgerView
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.attestation_file import Attestation
@@ -20,8 +21,50 @@ from keyvisor_hsm.cryptoki import CKM
 
 def guest(view: GuestView) -> messages.Guest:
     """For the host."""
-    attached = [str(apqn) for apqn in view.attached]
-    return messages.Guest(name=view.name, cuid=view.cuid.hex(), attached=attached, started=view.started)
+    return messages.Guest(
+        name=view.name,
+        cuid=view.cuid.hex(),
+        attached=[str(apqn) for apqn in view.attached],
+        started=view.started,
+        handle=view.handle,
+        state=view.state.value,
+        cpus=list(view.cpus),
+        cpu_handles=list(view.cpu_handles),
+        storage_length=view.storage_length,
+        asce=view.asce,
+    )
+
+
+def storage_block(rc: int, block: bytes) -> messages.StorageBlock:
+    """For the host: the query's answer."""
+    return messages.StorageBlock(rc=rc, block=base64.b64encode(block))
+
+
+def storage_content(data: bytes) -> messages.StorageContent:
+    """For whoever may read it."""
+    return messages.StorageContent(data=base64.b64encode(data))
+
+
+def ledger(view: LedgerView) -> messages.Ledger:
+    """For the host, whose storage it is."""
+    return messages.Ledger(
+        size=view.size,
+        initialised=view.initialised,
+        secure=view.secure,
+        free=view.free,
+        largest_free=view.largest_free,
+        held=[
+            messages.Held(
+                holder=line.holder,
+                use=line.use,
+                secure=line.secure,
+                length=line.length,
+                pieces=line.pieces,
+                first=line.first,
+            )
+            for line in view.held
+        ],
+    )
 
 
 def hsm(view: HsmView) -> messages.Hsm:

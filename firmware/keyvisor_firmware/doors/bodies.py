@@ -10,19 +10,32 @@ from starlette.requests import Request
 from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
 from keyvisor_guest.wire.messages import (
-    MAX_IMAGE,
+    MAX_ACCESS,
     MAX_KEY_DATA,
     MAX_KEY_PARAMETER,
     MAX_POLICY,
     MAX_REQUEST,
     AddSecret,
+    Allocate,
     ApplyPlan,
     Associate,
     Attest,
+    ByHandle,
+    ConvertPages,
+    CreateCpu,
+    CreateGuest,
+    FreeFrames,
+    InitStorage,
+    MapPages,
     Message,
     PolicyText,
+    QueryStorage,
+    ReadStorage,
     RevokeHostKey,
-    StartGuest,
+    SetParameters,
+    UnmapPages,
+    Unpack,
+    WriteStorage,
     UseProtectedKey,
 )
 
@@ -39,7 +52,7 @@ def _base64(length: int) -> int:
 
 # JSON may spell one byte of text as six (`\u0000`).
 LIMITS: Final[dict[type[Message], int]] = {
-    StartGuest: _base64(MAX_IMAGE) + _ROOM,
+    WriteStorage: _base64(MAX_ACCESS) + _ROOM,
     AddSecret: _base64(MAX_REQUEST) + _ROOM,
     PolicyText: 6 * MAX_POLICY + _ROOM,
     ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
@@ -47,6 +60,24 @@ LIMITS: Final[dict[type[Message], int]] = {
     RevokeHostKey: _ROOM,
     UseProtectedKey: _base64(MAX_KEY_DATA) + 4 * _base64(MAX_KEY_PARAMETER) + _ROOM,
     Attest: _base64(MAX_REQUEST) + _ROOM,
+    **dict.fromkeys(
+        (
+            QueryStorage,
+            InitStorage,
+            CreateGuest,
+            CreateCpu,
+            ByHandle,
+            SetParameters,
+            Unpack,
+            ConvertPages,
+            Allocate,
+            FreeFrames,
+            MapPages,
+            UnmapPages,
+            ReadStorage,
+        ),
+        _ROOM,
+    ),
 }
 
 

@@ -1,5 +1,5 @@
-"""The host's door: a method per row of HOST_ROUTES. It starts and stops guests and attaches HSMs, and is told
-nothing of secrets, policies, refusals, master keys or who holds what.
+"""The host's door: a method per row of HOST_ROUTES. The host donates storage, starts and stops guests, attaches HSMs; it
+is told nothing of secrets, policies, refusals, master keys or who holds what HSM.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ import threading
 from typing import Protocol
 
 from keyvisor_firmware.doors import answers
-from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import Instance
-from keyvisor_firmware.views import GuestView
+from keyvisor_firmware.guests.unpacking import UnpackedRun
+from keyvisor_firmware.storage.donations import CpuOffer, GuestOffer
+from keyvisor_firmware.storage.pages import Span
 from keyvisor_guest.wire import messages
-from keyvisor_guest.wire.messages import MAX_IMAGE, Done
+from keyvisor_guest.wire.messages import Done
 from keyvisor_hsm.cards import Apqn
 
 
@@ -35,31 +36,114 @@ class HostHandlers:
 
     def __init__(self, firmware: Firmware, guest_doors: GuestDoors) -> None:
         self._firmware = firmware
+        self._donations = firmware.donations
+        self._booting = firmware.booting
+        self._paging = firmware.paging
+        self._host = firmware.host_storage
         self._doors = guest_doors
         # A stop must not take away the door of the guest that was started under the same name meanwhile.
         self._lifecycle = threading.Lock()
 
-    def list_guests(self) -> messages.GuestList:
-        return messages.GuestList(guests=[answers.guest(view) for view in self._firmware.list_guests()])
+    # --- donation
 
-    def start_guest(self, name: str, body: messages.StartGuest) -> messages.Guest:
-        if len(body.image) > MAX_IMAGE:
-            raise TooLarge(f"an image has at most {MAX_IMAGE} bytes, not {len(body.image)}")
-        self._doors.require_possible(name)
+    def query_storage(self, body: messages.QueryStorage) -> messages.StorageBlock:
+        return answers.storage_block(*self._donations.query(body.length))
+
+    def init_storage(self, body: messages.InitStorage) -> Done:
+        self._donations.init(Span(body.origin, body.length))
+        return Done()
+
+    def create_guest(self, body: messages.CreateGuest) -> messages.Created:
+        self._doors.require_possible(body.name)
+        offer = GuestOffer(
+            base=Span(body.base, body.base_length),
+            variable=Span(body.virtual, body.virtual_length),
+            storage=Span(body.storage_origin, body.storage_length),
+            asce=body.asce,
+            sca=body.sca,
+        )
+        return messages.Created(handle=self._donations.create_guest(body.name, offer))
+
+    def create_cpu(self, body: messages.CreateCpu) -> messages.Created:
+        offer = CpuOffer(body.number, Span(body.storage, body.storage_length))
+        return messages.Created(handle=self._donations.create_cpu(body.handle, offer))
+
+    def destroy_cpu(self, body: messages.ByHandle) -> Done:
+        self._donations.destroy_cpu(body.handle)
+        return Done()
+
+    def destroy_guest(self, body: messages.ByHandle) -> Done:
         with self._lifecycle:
-            instance = self._firmware.start_guest(name, body.image)
+            self._doors.close(self._donations.destroy_guest(body.handle))
+        return Done()
+
+    def storage(self) -> messages.Ledger:
+        return answers.ledger(self._donations.ledger())
+
+    # --- boot
+
+    def set_parameters(self, body: messages.SetParameters) -> Done:
+        self._booting.set_parameters(body.handle, Span(body.header, body.header_length))
+        return Done()
+
+    def unpack(self, body: messages.Unpack) -> Done:
+        run = UnpackedRun(body.address, body.length, bytes.fromhex(body.tweak), body.offset)
+        self._booting.unpack(body.handle, run)
+        return Done()
+
+    def verify(self, body: messages.ByHandle) -> Done:
+        self._booting.verify(body.handle)
+        return Done()
+
+    def start_guest(self, body: messages.ByHandle) -> messages.Guest:
+        with self._lifecycle:
+            instance = self._booting.start(body.handle)
             try:
                 self._doors.open(instance)
             except BaseException:
-                self._firmware.stop_guest(name)
+                self._booting.halt(body.handle)
                 raise
-        return answers.guest(GuestView(name, instance.cuid, (), instance.started))
+        return answers.guest(self._firmware.guest(body.handle))
 
-    def stop_guest(self, name: str) -> Done:
-        with self._lifecycle:
-            self._firmware.stop_guest(name)
-            self._doors.close(name)
+    # --- paging
+
+    def export_pages(self, body: messages.ConvertPages) -> Done:
+        self._paging.export_pages(body.handle, Span(body.address, body.length))
         return Done()
+
+    def import_pages(self, body: messages.ConvertPages) -> Done:
+        self._paging.import_pages(body.handle, Span(body.address, body.length))
+        return Done()
+
+    # --- the host's own storage
+
+    def allocate(self, body: messages.Allocate) -> messages.Allocated:
+        absolute = self._host.allocate(body.label, body.length, body.alignment, body.at_least)
+        return messages.Allocated(absolute=absolute)
+
+    def free(self, body: messages.FreeFrames) -> messages.Freed:
+        freed, kept = self._host.free(body.label)
+        return messages.Freed(freed=freed, kept=kept)
+
+    def map_pages(self, body: messages.MapPages) -> Done:
+        self._host.map(body.asce, body.virtual, Span(body.absolute, body.length))
+        return Done()
+
+    def unmap_pages(self, body: messages.UnmapPages) -> Done:
+        self._host.unmap(body.asce, Span(body.virtual, body.length))
+        return Done()
+
+    def read_storage(self, body: messages.ReadStorage) -> messages.StorageContent:
+        return answers.storage_content(self._host.read(Span(body.address, body.length)))
+
+    def write_storage(self, body: messages.WriteStorage) -> Done:
+        self._host.write(body.address, body.data)
+        return Done()
+
+    # --- guests and HSMs
+
+    def list_guests(self) -> messages.GuestList:
+        return messages.GuestList(guests=[answers.guest(view) for view in self._firmware.list_guests()])
 
     def attach(self, name: str, apqn: Apqn) -> Done:
         self._firmware.attach(name, apqn)

@@ -1,4 +1,4 @@
-"""The rows of one transaction as values: what the firmware remembers of guests, HSMs, policies and events.
+"""The rows of one transaction as values: guests, HSMs, the machine's storage, policies, host keys and events.
 
 Statements only; which of them may be done, and in which order, is the firmware's. Sealed values come and go sealed.
 """
@@ -6,41 +6,57 @@ Statements only; which of them may be done, and in which order, is the firmware'
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Insert, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Executable, Insert, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.errors import RowTaken
-from keyvisor_firmware.guests.instance import Instance, InstanceId
+from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.state.schema import (
     ATTACHMENTS,
     AUDIT,
-    BINDINGS,
-    BOOT_SECRETS,
+    FRAMES,
     GUESTS,
+    HOLDERS,
     HOST_KEY_DOCUMENTS,
     HOST_KEYS,
+    MAPPINGS,
+    PAGES,
     POLICIES,
-    SECRET_STORES,
+    ZONE,
 )
-from keyvisor_guest.wire.boot_identity import BootIdentity
-from keyvisor_guest.wire.cursor import Cursor
-from keyvisor_guest.wire.secret_ids import SecretId
+from keyvisor_firmware.storage.pages import Span
 from keyvisor_hsm.cards import Apqn
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """What an HSM is to the guest that holds it. Index and id of the secret are given where it is associated."""
+class GuestRow:
+    """A guest as far as it must be the only one: its name and its handle."""
 
-    apqn: Apqn
     instance: InstanceId
-    state: State
-    secret_index: int | None = None
-    secret_id: SecretId | None = None
+    name: str
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRow:
+    """What the host's allocator gave away, bytes."""
+
+    absolute: int
+    length: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class MappingRow:
+    """A piece of one of the host's address spaces, bytes."""
+
+    asce: int
+    virtual: int
+    absolute: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +107,20 @@ class Records:
 
     # --- guests
 
-    def add_guest(self, guest: Instance) -> None:
-        """Raises RowTaken where a guest of that name runs."""
+    def add_guest(self, guest: GuestRow) -> None:
+        """Raises RowTaken where there is a guest of that name."""
         self._insert(
-            insert(GUESTS).values(
-                instance=guest.id,
-                name=guest.name,
-                cuid=guest.cuid,
-                identity=guest.identity.encode(),
-                started=guest.started,
-                host_key_hash=guest.host_key_hash,
-                opens_after_lock=guest.opens_after_lock,
-            )
+            insert(GUESTS).values(instance=guest.instance, name=guest.name, handle=guest.handle)
         )
 
     def remove_guest(self, instance: InstanceId) -> None:
         """The guest and everything that hangs on it."""
         self._connection.execute(delete(GUESTS).where(GUESTS.c.instance == instance))
 
-    def guests(self) -> tuple[Instance, ...]:
+    def guests(self) -> tuple[GuestRow, ...]:
         """All guests, in the order of their names."""
-        return tuple(
-            _instance(row) for row in self._connection.execute(select(GUESTS).order_by(GUESTS.c.name))
-        )
+        rows = self._connection.execute(select(GUESTS).order_by(GUESTS.c.name))
+        return tuple(GuestRow(InstanceId(row.instance), row.name, row.handle) for row in rows)
 
     # --- which HSMs a guest may ask for
 
@@ -131,52 +138,85 @@ class Records:
         chosen = select(ATTACHMENTS.c.apqn).where(ATTACHMENTS.c.instance == instance)
         return tuple(sorted(Apqn.parse(apqn) for apqn in self._connection.execute(chosen).scalars()))
 
-    # --- which HSMs a guest holds
+    # --- which guest holds an HSM
 
-    def bind(self, instance: InstanceId, apqn: Apqn) -> None:
+    def hold(self, instance: InstanceId, apqn: Apqn) -> None:
         """The guest holds the HSM. Raises RowTaken where any guest does."""
-        self._insert(insert(BINDINGS).values(apqn=str(apqn), instance=instance, state=State.BOUND.value))
+        self._insert(insert(HOLDERS).values(apqn=str(apqn), instance=instance))
 
-    def set_binding(self, binding: Binding) -> None:
-        """Replace the state and the secret of an HSM that its guest holds."""
-        self._connection.execute(
-            update(BINDINGS)
-            .where((BINDINGS.c.apqn == str(binding.apqn)) & (BINDINGS.c.instance == binding.instance))
-            .values(state=binding.state.value, secret_index=binding.secret_index, secret_id=binding.secret_id)
+    def let_go(self, instance: InstanceId, apqn: Apqn) -> None:
+        """The guest does not hold the HSM any more."""
+        here = (HOLDERS.c.apqn == str(apqn)) & (HOLDERS.c.instance == instance)
+        self._connection.execute(delete(HOLDERS).where(here))
+
+    def holders(self) -> dict[Apqn, InstanceId]:
+        """Who holds what, in APQN order."""
+        rows = self._connection.execute(select(HOLDERS).order_by(HOLDERS.c.apqn))
+        return {Apqn.parse(row.apqn): InstanceId(row.instance) for row in rows}
+
+    # --- storage
+
+    def put_zone(self, zone: Span) -> None:
+        """The zone's base storage is there. Once."""
+        self._insert(insert(ZONE).values(origin=zone.start, length=zone.length))
+
+    def zone(self) -> Span | None:
+        """Where the zone's base storage is; None before it is donated."""
+        row = self._connection.execute(select(ZONE)).one_or_none()
+        return None if row is None else Span(row.origin, row.length)
+
+    def pages(self, start: int, end: int) -> dict[int, bytes]:
+        """The pages from `start` up to `end` that are not all zeros, by address, ascending."""
+        here = (PAGES.c.address >= start) & (PAGES.c.address < end)
+        rows = self._connection.execute(select(PAGES).where(here).order_by(PAGES.c.address))
+        return {row.address: row.content for row in rows}
+
+    def clear_pages(self, start: int, end: int) -> None:
+        """The pages from `start` up to `end` are all zeros; `secure_delete` leaves nothing of them in the file."""
+        self._connection.execute(delete(PAGES).where((PAGES.c.address >= start) & (PAGES.c.address < end)))
+
+    def put_pages(self, pages: Mapping[int, bytes], *, fresh: bool = False) -> None:
+        """Replace pages: their addresses, and 4096 bytes each. `fresh`: all of them are zeros until now."""
+        if not fresh:
+            old = delete(PAGES).where(PAGES.c.address == bindparam("old"))
+            self._many(old, [{"old": address} for address in pages])
+        rows = [{"address": address, "content": content} for address, content in pages.items()]
+        self._many(insert(PAGES), rows)
+
+    # --- the host's allocator and its address spaces
+
+    def change_frames(self, removed: Iterable[int], added: Iterable[FrameRow]) -> None:
+        """Take away the frames at these addresses, and add others."""
+        gone = delete(FRAMES).where(FRAMES.c.absolute == bindparam("gone"))
+        self._many(gone, [{"gone": absolute} for absolute in removed])
+        self._many(
+            insert(FRAMES),
+            [{"absolute": one.absolute, "length": one.length, "label": one.label} for one in added],
         )
 
-    def unbind(self, instance: InstanceId, apqn: Apqn) -> None:
-        """The guest does not hold the HSM any more."""
-        here = (BINDINGS.c.apqn == str(apqn)) & (BINDINGS.c.instance == instance)
-        self._connection.execute(delete(BINDINGS).where(here))
+    def frames(self) -> tuple[FrameRow, ...]:
+        """What was given away, ascending."""
+        rows = self._connection.execute(select(FRAMES).order_by(FRAMES.c.absolute))
+        return tuple(FrameRow(row.absolute, row.length, row.label) for row in rows)
 
-    def bindings(self, instance: InstanceId | None = None) -> dict[Apqn, Binding]:
-        """What the guest holds; without one, what all of them hold. In APQN order."""
-        chosen = select(BINDINGS).order_by(BINDINGS.c.apqn)
-        if instance is not None:
-            chosen = chosen.where(BINDINGS.c.instance == instance)
-        return {binding.apqn: binding for binding in map(_binding, self._connection.execute(chosen))}
+    def change_mappings(self, asce: int, removed: Iterable[int], added: Iterable[MappingRow]) -> None:
+        """Take away the pieces of an address space at these virtual addresses, and add others."""
+        gone = delete(MAPPINGS).where((MAPPINGS.c.asce == asce) & (MAPPINGS.c.virtual == bindparam("gone")))
+        self._many(gone, [{"gone": virtual} for virtual in removed])
+        self._many(
+            insert(MAPPINGS),
+            [
+                {"asce": one.asce, "virtual": one.virtual, "absolute": one.absolute, "length": one.length}
+                for one in added
+            ],
+        )
 
-    # --- what a guest has
+    def mappings(self) -> tuple[MappingRow, ...]:
+        """All address spaces, ascending."""
+        rows = self._connection.execute(select(MAPPINGS).order_by(MAPPINGS.c.asce, MAPPINGS.c.virtual))
+        return tuple(MappingRow(row.asce, row.virtual, row.absolute, row.length) for row in rows)
 
-    def put_secret_store(self, instance: InstanceId, sealed: bytes) -> None:
-        """Replace the guest's sealed store."""
-        self._connection.execute(delete(SECRET_STORES).where(SECRET_STORES.c.instance == instance))
-        self._connection.execute(insert(SECRET_STORES).values(instance=instance, sealed=sealed))
-
-    def secret_store(self, instance: InstanceId) -> bytes | None:
-        """The guest's sealed store; None before the first secret."""
-        chosen = select(SECRET_STORES.c.sealed).where(SECRET_STORES.c.instance == instance)
-        return self._connection.execute(chosen).scalar_one_or_none()
-
-    def put_boot_secrets(self, instance: InstanceId, sealed: bytes) -> None:
-        """Keep what the image's header told in secret, sealed. Once for each instance."""
-        self._insert(insert(BOOT_SECRETS).values(instance=instance, sealed=sealed))
-
-    def boot_secrets(self, instance: InstanceId) -> bytes | None:
-        """The sealed boot secrets; None where there is no such instance."""
-        chosen = select(BOOT_SECRETS.c.sealed).where(BOOT_SECRETS.c.instance == instance)
-        return self._connection.execute(chosen).scalar_one_or_none()
+    # --- a guest's policy
 
     def put_policy(self, instance: InstanceId, policy: PolicyRow) -> None:
         """Replace the guest's policy."""
@@ -238,6 +278,10 @@ class Records:
         """How many lines there are."""
         return self._connection.execute(select(func.count()).select_from(AUDIT)).scalar_one()
 
+    def _many(self, statement: Executable, rows: list[dict[str, object]]) -> None:
+        if rows:
+            self._connection.execute(statement, rows)
+
     def _insert(self, statement: Insert) -> None:
         try:
             # A savepoint: on other engines than SQLite the refused statement would spoil the whole transaction.
@@ -245,28 +289,6 @@ class Records:
                 self._connection.execute(statement)
         except IntegrityError:
             raise RowTaken from None
-
-
-def _instance(row: Row[tuple[object, ...]]) -> Instance:
-    cursor = Cursor(row.identity)
-    identity = BootIdentity.read(cursor)
-    cursor.end()
-    return Instance(
-        id=InstanceId(row.instance),
-        name=row.name,
-        cuid=row.cuid,
-        identity=identity,
-        started=row.started,
-        host_key_hash=row.host_key_hash,
-        opens_after_lock=row.opens_after_lock,
-    )
-
-
-def _binding(row: Row[tuple[object, ...]]) -> Binding:
-    secret_id = None if row.secret_id is None else SecretId(row.secret_id)
-    return Binding(
-        Apqn.parse(row.apqn), InstanceId(row.instance), State(row.state), row.secret_index, secret_id
-    )
 
 
 def _event(row: Row[tuple[object, ...]]) -> Event:

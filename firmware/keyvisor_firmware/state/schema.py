@@ -1,15 +1,27 @@
 """The tables. What must never be twice is a key or a unique constraint here, so that no code can forget it.
 
-Portable SQL: nothing here is SQLite's own. What is secret is in columns called `sealed` and nowhere else.
+Portable SQL: nothing here is SQLite's own. What is secret is in columns called `sealed` and nowhere else; `pages` is the
+machine's storage, in which what is secret stands sealed (the firmware's areas) or encrypted (guests' pages).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 METADATA: Final = MetaData()
 
@@ -22,39 +34,60 @@ def _of_instance(*, primary: bool = True) -> Column[str]:
 
 SCHEMA: Final = Table("schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
 
+# An address or a length of storage: 64 bits on every engine.
+_ADDRESS: Final = BigInteger().with_variant(Integer, "sqlite")
+
+# What makes a guest one of its name; all else that the firmware keeps of it is in the storage donated for it.
 GUESTS: Final = Table(
     "guests",
     METADATA,
     Column("instance", String(32), primary_key=True),
     Column("name", String(31), unique=True, nullable=False),
-    Column("cuid", LargeBinary(16), unique=True, nullable=False),
-    Column("identity", LargeBinary(208), nullable=False),
-    Column("started", String(32), nullable=False),
-    Column("host_key_hash", LargeBinary(32), nullable=False),
-    Column("opens_after_lock", Boolean, nullable=False),
+    Column("handle", _ADDRESS, unique=True, nullable=False),
 )
 
 ATTACHMENTS: Final = Table(
     "attachments", METADATA, _of_instance(), Column("apqn", String(7), primary_key=True)
 )
 
-# One row per HSM that a guest holds. The primary key is the exclusivity: one HSM, one guest (patents, 2.6, 53).
-BINDINGS: Final = Table(
-    "bindings",
+# One row per HSM that a guest holds. The primary key is the exclusivity: one HSM, one guest (patents, 2.6, 53). What it
+# is to the guest stands in the guest's own storage.
+HOLDERS: Final = Table(
+    "holders", METADATA, Column("apqn", String(7), primary_key=True), _of_instance(primary=False)
+)
+
+# Where the zone's base storage is: one row, once the host has donated it.
+ZONE: Final = Table(
+    "zone",
     METADATA,
-    Column("apqn", String(7), primary_key=True),
-    _of_instance(primary=False),
-    Column("state", String(10), nullable=False),
-    Column("secret_index", Integer),
-    Column("secret_id", LargeBinary(32)),
+    Column("origin", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("length", _ADDRESS, nullable=False),
 )
 
-SECRET_STORES: Final = Table(
-    "secret_stores", METADATA, _of_instance(), Column("sealed", LargeBinary, nullable=False)
+# Host-absolute storage, page by page; a page without a row is all zeros.
+PAGES: Final = Table(
+    "pages",
+    METADATA,
+    Column("address", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("content", LargeBinary(4096), nullable=False),
 )
 
-BOOT_SECRETS: Final = Table(
-    "boot_secrets", METADATA, _of_instance(), Column("sealed", LargeBinary, nullable=False)
+# The host's own: what its allocator gave away, and its address spaces. The firmware never takes them for true.
+FRAMES: Final = Table(
+    "frames",
+    METADATA,
+    Column("absolute", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("length", _ADDRESS, nullable=False),
+    Column("label", String(64), nullable=False),
+)
+
+MAPPINGS: Final = Table(
+    "mappings",
+    METADATA,
+    Column("asce", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("virtual", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("absolute", _ADDRESS, nullable=False),
+    Column("length", _ADDRESS, nullable=False),
 )
 
 # `measured` is true for a policy that came inside the image: it stays as long as the guest runs.

@@ -88,7 +88,7 @@ class HeldHsmList(Message):
 class Guest(Message):
     """One guest as the host sees it: nothing of its secrets, its policy or why it was refused.
 
-    `state` is that of its lifecycle; `cpus` the numbers of those that were created. `storage_length` (bytes) and `asce`
+    `state` is that of its lifecycle; `cpus` the numbers of those that were created, `cpu_handles` theirs. `storage_length` (bytes) and `asce`
     are what the host created it with. `started` is empty before it runs.
     """
 
@@ -99,6 +99,7 @@ class Guest(Message):
     handle: Handle
     state: Literal["unfinished", "created", "parameters", "verified", "running"]
     cpus: list[int]
+    cpu_handles: list[Handle]
     storage_length: Address
     asce: Address
 
