@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvisor_guest.errors import SdkError
+from keyvisor_guest.errors import DoorBroken, SdkError
 from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.http import Door
 from keyvisor_guest.names import apqn_text, guest_name
 from keyvisor_guest.state_directory import host_socket, state_directory
 from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import HOST_ROUTES, MAX_IMAGE, ByHandle, Created, Done
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ class Host:
         )
         self.memory = HostMemory(self._door)
 
-    def query_storage(self) -> StorageQuery:
-        """How much storage each thing needs, and the limits. Allowed at any time; changes nothing."""
+    def query_storage(self, length: int = _WHOLE_BLOCK) -> StorageQuery:
+        """How much storage each thing needs, and the limits. Allowed at any time; changes nothing.
+
+        What a block of `length` bytes does not reach is 0.
+        """
         from keyvisor_guest.wire.qui import decode_query
 
-        return decode_query(self.query_block()[1])
+        try:
+            return decode_query(self.query_block(length)[1])
+        except Malformed as error:
+            raise DoorBroken(f"the firmware's answer is no query block ({error})") from None
 
     def query_block(self, length: int = _WHOLE_BLOCK) -> tuple[int, bytes]:
         """The query block of a caller with room for `length` bytes, and its rc: 0001, or 0100 where it was cut."""

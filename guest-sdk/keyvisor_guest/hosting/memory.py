@@ -5,26 +5,19 @@ Addresses and lengths are bytes. Knows nothing of who uses storage for what: a l
 
 from __future__ import annotations
 
-import base64
 from typing import Final
 
-from keyvisor_guest.http import Door
+from keyvisor_guest.storage import Storage
 from keyvisor_guest.wire import messages
-from keyvisor_guest.wire.messages import MAX_ACCESS, Done
+from keyvisor_guest.wire.messages import Done
 
 __all__ = ["PAGE", "HostMemory"]
 
 PAGE: Final = 4096  # bytes
 
 
-class HostMemory:
-    """The host's storage. Every method raises Refused, NotRunning, DoorClosed or DoorBroken (errors module).
-
-    An access to a secure page is refused as a program interruption: `kind` is `program`, `code` 3dh.
-    """
-
-    def __init__(self, door: Door) -> None:
-        self._door = door
+class HostMemory(Storage):
+    """The host's storage. Every method raises Refused, NotRunning, DoorClosed or DoorBroken (errors module)."""
 
     def allocate(self, label: str, length: int, alignment: int = PAGE, at_least: int = 0) -> int:
         """Reserve `length` bytes in one piece at `at_least` or above, and give back the absolute address."""
@@ -43,19 +36,3 @@ class HostMemory:
     def unmap(self, asce: int, virtual: int, length: int) -> None:
         """Let addresses of the address space `asce` lead nowhere."""
         self._door.call("unmap_pages", Done, messages.UnmapPages(asce=asce, virtual=virtual, length=length))
-
-    def read(self, address: int, length: int) -> bytes:
-        """`length` bytes from the absolute `address`; more than 16 MiB are read piece by piece."""
-        pieces = []
-        for offset in range(0, length, MAX_ACCESS):
-            body = messages.ReadStorage(address=address + offset, length=min(MAX_ACCESS, length - offset))
-            pieces.append(self._door.call("read_storage", messages.StorageContent, body).data)
-        return b"".join(pieces)
-
-    def write(self, address: int, data: bytes) -> None:
-        """Write `data` to the absolute `address`; more than 16 MiB are written piece by piece."""
-        for offset in range(0, len(data), MAX_ACCESS):
-            piece = base64.b64encode(data[offset : offset + MAX_ACCESS])
-            self._door.call(
-                "write_storage", Done, messages.WriteStorage(address=address + offset, data=piece)
-            )

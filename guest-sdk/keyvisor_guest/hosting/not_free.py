@@ -16,11 +16,11 @@ Donation = Literal["zone", "guest", "cpu"]
 
 TRIES: Final = 3
 
-# Return codes (uv) of init, create-guest and create-cpu.
+# Return codes (uv) of init, create-guest and create-cpu; 0184 says of each that the storage is secure.
 NOT_FREE: Final[Mapping[Donation, frozenset[int]]] = {
-    "zone": frozenset({0x0109}),
-    "guest": frozenset({0x0108, 0x010A}),
-    "cpu": frozenset({0x0105}),
+    "zone": frozenset({0x0184}),
+    "guest": frozenset({0x0108, 0x0184, 0x0190}),
+    "cpu": frozenset({0x0105, 0x0184}),
 }
 
 _Given = TypeVar("_Given")
