@@ -36,6 +36,11 @@ from keyvisor_policy.strict_yaml import (
 
 MAX_CARDS: Final = 256
 MAX_DOMAINS: Final = 256
+MAX_CPUS: Final = 4096
+MIN_STORAGE: Final = 4 << 30  # the firmware's own begins at 2 GiB (formats, D.2)
+MAX_STORAGE: Final = 8 << 40
+
+_UNITS: Final = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 _MODULE_PLACES: Final = (
     "usr/lib/softhsm",
@@ -94,6 +99,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """The host-absolute storage of the machine, `size` in bytes, and what the firmware keeps count of in it.
+
+    `max_cpus` of one guest; `ranges` of the zone-security table, of all guests together.
+    """
+
+    size: int = 1 << 40
+    max_cpus: int = 248
+    ranges: int = 131_072
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The configuration. `module` is None where SoftHSM is to be looked for.
 
@@ -104,6 +121,7 @@ class Config:
     cards: tuple[Card, ...] = DEFAULT_CARDS
     gate_idle_seconds: int = 60
     limits: Limits = Limits()
+    storage: StorageLimits = StorageLimits()
     broker_limits: broker.Limits = broker.DEFAULTS
     guest_broker_limits: Mapping[str, broker.Limits] = field(default_factory=dict)
 
@@ -190,6 +208,16 @@ def _name(text: str) -> str:
     return text
 
 
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,11})([KMGT])", text)
+    if match is None:
+        raise ValueError(f"expected a size as `64G` or `1T`, the unit one of K, M, G, T, found `{text}`")
+    size = int(match[1]) << _UNITS[match[2]]
+    if not MIN_STORAGE <= size <= MAX_STORAGE or size % (1 << 20):
+        raise ValueError(f"expected 4G to 8T in whole MiB, found `{text}`")
+    return size
+
+
 class _Domain(StrictModel):
     number: Annotated[int, _hex(4)]
     master_key: Annotated[str, from_text(_name)] | None = None
@@ -221,6 +249,12 @@ class _Card(StrictModel):
 
 class _Gate(StrictModel):
     idle_seconds: Annotated[Integer, Field(ge=1, le=86_400)] = Config().gate_idle_seconds
+
+
+class _Storage(StrictModel):
+    size: Annotated[int, from_text(_size)] = StorageLimits().size
+    max_cpus: Annotated[Integer, Field(ge=1, le=MAX_CPUS)] = StorageLimits().max_cpus
+    ranges: Annotated[Integer, Field(ge=64, le=1 << 20)] = StorageLimits().ranges
 
 
 class _Limits(StrictModel):
@@ -270,6 +304,7 @@ class _File(StrictModel):
     cards: Annotated[list[_Card], Field(max_length=MAX_CARDS)] | None = None
     gate: _Gate = _Gate()
     limits: _Limits = _Limits()
+    storage: _Storage = _Storage()
     broker_limits: _BrokerLimits = _BrokerLimits()
 
     def config(self) -> Config:
@@ -278,6 +313,7 @@ class _File(StrictModel):
             cards=DEFAULT_CARDS if self.cards is None else tuple(card.card() for card in self.cards),
             gate_idle_seconds=self.gate.idle_seconds,
             limits=Limits(**self.limits.model_dump()),
+            storage=StorageLimits(**self.storage.model_dump()),
             broker_limits=self.broker_limits.for_all(),
             guest_broker_limits=self.broker_limits.for_guests(),
         )

@@ -4,14 +4,18 @@
     ├── ConfigInvalid        the configuration cannot be used (one finding per line)
     ├── StateUnusable        the state directory cannot be used
     │   ├── StateInUse       another daemon has it
-    │   └── StateForeign     it was written by another version
+    │   ├── StateForeign     it was written by another version
+    │   └── RecordBroken     what lies in storage is not what the firmware wrote there
     ├── RowTaken             a row is there already; the command that wanted it says what that means
+    ├── PageNotAuthentic     an exported page is not the one that left last; likewise
     └── Refused              a command that was not done; nothing has changed
         ├── ApError          refused with an AP response code (formats, F.5)
         │   └── AssociationFailed  the key partition did not open just now
         ├── AttestationRefused  refused with a code of attestation (formats, C.6)
         ├── NotFound         no such guest, HSM or policy
         ├── Conflict         what is there already, or a limit that is reached, forbids it
+        ├── StorageRefused   a donation or conversion that cannot be (formats, D; carries its code, and a handle to destroy)
+        ├── AccessRefused    an access to storage that ends in a program interruption
         ├── ImageRefused     an image starts no guest (carries its code, and where its policy is wrong)
         └── Malformed        the request's content is not what it should be (carries all findings)
 
@@ -26,6 +30,15 @@ from collections.abc import Sequence
 from keyvisor_firmware.association.responses import TEXTS, ApCode
 from keyvisor_firmware.attestation.return_codes import MEANINGS, AttestCode
 from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
+from keyvisor_firmware.storage.return_codes import (
+    ACCESS_MEANINGS,
+    NEEDS_DESTROY,
+    AccessCode,
+    StorageCode,
+)
+from keyvisor_firmware.storage.return_codes import (
+    MEANINGS as STORAGE_MEANINGS,
+)
 
 
 class FirmwareError(Exception):
@@ -50,6 +63,14 @@ class StateInUse(StateUnusable):
 
 class StateForeign(StateUnusable):
     """The state directory was written by another version."""
+
+
+class RecordBroken(StateUnusable):
+    """What lies in storage is not what the firmware wrote there. The text holds no byte of it."""
+
+
+class PageNotAuthentic(FirmwareError):
+    """An exported page was changed, is another page's or another guest's, or not the one that left last."""
 
 
 class RowTaken(FirmwareError):
@@ -94,6 +115,42 @@ class AttestationRefused(Refused):
         found = f": {reason}" if reason else ""
         super().__init__(f"{meaning.text}{found}; {meaning.way_out} ({code:#06x})")
         self.code = code
+
+
+class StorageRefused(Refused):
+    """A storage call that was not done. `why` is its code, `code` the number for the wire, the text is for a person.
+
+    With `handle`, what it names was created half and must be destroyed: the number has 8000h in it (formats, D.3).
+    """
+
+    def __init__(self, why: StorageCode, reason: str = "", handle: int | None = None) -> None:
+        meaning = STORAGE_MEANINGS[why]
+        self.why = why
+        self.reason = reason
+        self.handle = handle
+        self.code = why.number if handle is None else why.number | NEEDS_DESTROY
+        found = f": {reason}" if reason else ""
+        destroy = "" if handle is None else f"destroy what was created half, by its handle {handle:#x}; then "
+        super().__init__(f"{meaning.text}{found}; {destroy}{meaning.way_out} ({self.code:#06x})")
+
+    def needing_destroy(self, handle: int) -> StorageRefused:
+        """The same refusal, of a call that left something behind under `handle`."""
+        return StorageRefused(self.why, self.reason, handle)
+
+
+class AccessRefused(Refused):
+    """An access that ended in the program interruption `code`, at the first `address` of it that is not allowed.
+
+    The address is absolute for the host, the guest's for a guest. Nothing was read or written.
+    """
+
+    def __init__(self, code: AccessCode, address: int) -> None:
+        meaning = ACCESS_MEANINGS[code]
+        super().__init__(
+            f"{meaning.text} at {address:#x}; {meaning.way_out} (program interruption {code:02x})"
+        )
+        self.code = code
+        self.address = address
 
 
 class NotFound(Refused):

@@ -9,7 +9,19 @@ import pytest
 import yaml
 
 from keyvisor_firmware.broker import limits as broker
-from keyvisor_firmware.config import Config, _BrokerLimits, _Card, _Domain, _File, _Gate, _Limits, load, parse
+from keyvisor_firmware.config import (
+    Config,
+    StorageLimits,
+    _BrokerLimits,
+    _Card,
+    _Domain,
+    _File,
+    _Gate,
+    _Limits,
+    _Storage,
+    load,
+    parse,
+)
 from keyvisor_firmware.errors import ConfigInvalid
 from keyvisor_hsm.cards import Apqn, Mode
 
@@ -44,6 +56,7 @@ def test_the_shipped_file_has_every_key() -> None:
     assert set(said) == set(_File.model_fields)
     assert set(said["gate"]) == set(_Gate.model_fields)
     assert set(said["limits"]) == set(_Limits.model_fields)
+    assert set(said["storage"]) == set(_Storage.model_fields)
     assert set(said["broker_limits"]) == set(_BrokerLimits.model_fields)
     assert all(set(card) == set(_Card.model_fields) for card in said["cards"])
     domains = [domain for card in said["cards"] for domain in card["domains"]]
@@ -110,6 +123,46 @@ def test_limits_and_the_module_are_taken() -> None:
     assert config.module == Path("/opt/hsm.so")
     assert (config.gate_idle_seconds, config.limits.guests, config.cards) == (5, 3, ())
     assert config.limits.association_secrets == Config().limits.association_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4G", 1 << 32), ("8T", 1 << 43), ("4097M", 4097 << 20), ("4194304K", 1 << 32)]
+)
+def test_the_size_of_storage_is_read_with_its_unit(text: str, size: int) -> None:
+    for written in (text, f'"{text}"'):
+        assert parse(f"version: 1\nstorage: {{size: {written}}}\n", "f").storage == StorageLimits(size=size)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("4095M", "4G to 8T"),
+        ("9T", "4G to 8T"),
+        ("4194305K", "whole MiB"),
+        ("4294967296", "expected a size"),
+        ("1t", "expected a size"),
+        ("1.5T", "expected a size"),
+        ("01T", "expected a size"),
+        ("-1T", "expected a size"),
+        ("1TiB", "expected a size"),
+        ("1P", "expected a size"),
+        ("99999999999999T", "expected a size"),
+        ("٤G", "expected a size"),
+        ("[1T]", "expected text"),
+        ("", "a value is missing"),
+    ],
+)
+def test_a_size_that_no_storage_has(text: str, said: str) -> None:
+    (finding,) = wrong(f"version: 1\nstorage:\n  size: {text}\n")
+    assert finding.startswith("keyvisor.yaml:3:")
+    assert said in finding
+
+
+def test_the_counts_of_storage_are_limited() -> None:
+    config = parse("version: 1\nstorage: {max_cpus: 4096, ranges: 64}\n", "f")
+    assert (config.storage.max_cpus, config.storage.ranges) == (4096, 64)
+    for limit in ("max_cpus: 0", "max_cpus: 4097", "ranges: 63", "ranges: 1048577"):
+        wrong(f"version: 1\nstorage: {{{limit}}}\n")
 
 
 def test_the_room_of_a_store_is_a_limit_for_each_counter() -> None:

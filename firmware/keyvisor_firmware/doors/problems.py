@@ -8,6 +8,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 
 from keyvisor_firmware.errors import (
+    AccessRefused,
     ApError,
     AttestationRefused,
     Conflict,
@@ -15,6 +16,7 @@ from keyvisor_firmware.errors import (
     Malformed,
     NotFound,
     Refused,
+    StorageRefused,
 )
 from keyvisor_firmware.secrets import KeyRefused, UvError
 from keyvisor_guest.wire.messages import Problem
@@ -54,6 +56,14 @@ def _image(error: ImageRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="uv", code=int(error.code), message=str(error), findings=findings)
 
 
+def _storage(error: StorageRefused) -> tuple[int, Problem]:
+    return 409, Problem(kind="uv", code=error.code, message=str(error), handle=error.handle)
+
+
+def _access(error: AccessRefused) -> tuple[int, Problem]:
+    return 409, Problem(kind="program", code=int(error.code), message=str(error))
+
+
 def _attest(error: AttestationRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="attest", code=int(error.code), message=str(error))
 
@@ -77,6 +87,8 @@ _ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
     KeyRefused: _key,
     ImageRefused: _image,
     AttestationRefused: _attest,
+    StorageRefused: _storage,
+    AccessRefused: _access,
     Malformed: _malformed,
     NotFound: _as(404),
     Conflict: _as(409),

@@ -30,14 +30,17 @@ from keyvisor_guest.wire.asrcb_layout import TAG_LENGTH
 from keyvisor_guest.wire.cursor import Cursor
 from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.secret_ids import CCK_LENGTH, EXTENSION_LENGTH, ID_LENGTH, SecretId
-from keyvisor_guest.wire.secret_kinds import KINDS
+from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
-__all__ = ["MAX_ENTRIES", "MAX_REQUESTS", "decode_state", "encode_state"]
+__all__ = ["MAX_ENTRIES", "MAX_REQUESTS", "decode_state", "encode_state", "longest_state"]
 
 MAGIC: Final = b"kvsecret"
 VERSION: Final = 2
 MAX_ENTRIES: Final = 0xFFFF  # a list's total is a u16
 MAX_REQUESTS: Final = 0x100000
+
+_HEAD_LENGTH: Final = 0x98
+_ENTRY_HEAD_LENGTH: Final = 8 + ID_LENGTH
 
 _LOCKED: Final = 1
 _DUMP_DISABLED: Final = 2
@@ -80,6 +83,18 @@ def _flags(state: StoreState) -> int:
 def _encode_entry(entry: StoredSecret) -> bytes:
     head = entry.kind.to_bytes(2, "big") + bytes(2) + len(entry.value).to_bytes(4, "big")
     return head + entry.id + entry.value
+
+
+def longest_state(association: int, retrievable: int, requests: int) -> int:
+    """Bytes of the longest state with so many secrets of either sort and so many accepted requests."""
+    longest_association = KINDS[SecretKind.ASSOCIATION].lengths[-1]
+    longest_retrievable = max(row.lengths[-1] for row in KINDS.values() if row.retrievable)
+    return (
+        _HEAD_LENGTH
+        + association * (_ENTRY_HEAD_LENGTH + longest_association)
+        + retrievable * (_ENTRY_HEAD_LENGTH + longest_retrievable)
+        + requests * TAG_LENGTH
+    )
 
 
 def decode_state(data: bytes) -> StoreState:

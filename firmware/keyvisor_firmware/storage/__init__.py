@@ -1,0 +1,1 @@
+"""Host storage: what is donated, to whom each page belongs, what lies there, and how pages come and go."""

@@ -3,6 +3,7 @@
     WireError
     ├── Malformed          bytes that are not of the format: a field or a length that cannot be
     │   └── Truncated      the bytes end before the format does (every short read)
+    ├── QueryTooShort      less room than a query block needs at least; nothing is answered
     ├── CannotDecrypt      no key slot for this host key, or slot or request are not as they were made
     ├── Unbuildable        what was asked for cannot be put into a request
     ├── UserDataUnverified no user data that the given key signed together with this request
@@ -15,12 +16,15 @@ No error's text holds a byte of a secret.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
     "AttestationUnverified",
     "CannotDecrypt",
     "HostKeyUntrusted",
     "HostKeyUnusable",
     "Malformed",
+    "QueryTooShort",
     "Truncated",
     "Unbuildable",
     "UserDataUnverified",
@@ -38,6 +42,12 @@ class Malformed(WireError):
 
 class Truncated(Malformed):
     """The bytes end before the format does."""
+
+
+class QueryTooShort(WireError):
+    """Less room than a query block needs at least. `rc` is the Ultravisor's code for it."""
+
+    rc: Final = 0x0005
 
 
 class CannotDecrypt(WireError):
