@@ -8,6 +8,8 @@
     ├── DoorClosed               the door belongs to somebody else
     ├── DoorBroken               the answer broke off, came too late, or is no message of the door
     ├── Refused                  the firmware said no (carries the code for programs and the findings for people)
+    ├── GuestThere               the name has a guest already: it runs, or a host left it half made
+    ├── DoesNotFit               a planned guest needs more storage than is free (carries how much more)
     ├── PlanUnmet                a policy has rules that no HSM meets (carries the plan)
     ├── PersonalizationFailed    a request of the user's was refused, or did not come (carries what became of each)
     ├── ClientUnusable           the stock PKCS#11 client is missing, or serves another guest in this process
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ClientUnusable",
     "CommandUnusable",
+    "DoesNotFit",
     "DoorBroken",
     "DoorClosed",
+    "GuestThere",
     "NameInvalid",
     "NotOpen",
     "NotRunning",
@@ -73,16 +77,33 @@ class Refused(SdkError):
     """The firmware said no.
 
     `kind` names the numbering that `code` is of: `ap` (AP response codes; formats, F.5), `uv` (return codes of
-    the ultravisor; formats, B.1), `attest` (those of attestation; C.6), `key` (of protected keys; decision 10) or
-    `http`. `findings` are the reasons one by one, where there are several.
+    the ultravisor; formats, B.1, D), `attest` (those of attestation; C.6), `program` (interruption codes of a refused
+    access to storage), `key` (of protected keys; decision 10) or `http`. `findings` are the reasons one by one, where
+    there are several. `handle` comes with `uv` codes that have 8000h in them: what was created half and has to be
+    destroyed (D.3).
     """
 
-    def __init__(self, kind: str, code: int, message: str, findings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, kind: str, code: int, message: str, findings: Sequence[str] = (), handle: int | None = None
+    ) -> None:
         super().__init__("\n".join([message, *findings]))
         self.kind = kind
         self.code = code
         self.message = message
         self.findings = tuple(findings)
+        self.handle = handle
+
+
+class GuestThere(SdkError):
+    """The name has a guest already: it runs, or a host that died left it half made."""
+
+
+class DoesNotFit(SdkError):
+    """A planned guest needs more storage than is free: `missing` bytes more."""
+
+    def __init__(self, message: str, missing: int) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class PlanUnmet(SdkError):

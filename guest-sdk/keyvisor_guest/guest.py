@@ -16,6 +16,7 @@ from keyvisor_guest.http import Door
 from keyvisor_guest.names import apqn_text, guest_name
 from keyvisor_guest.secrets import Secrets
 from keyvisor_guest.state_directory import guest_socket, pkcs11_socket, state_directory
+from keyvisor_guest.storage import Storage
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_guest.wire.messages import GUEST_ROUTES, MAX_REQUEST
@@ -35,7 +36,8 @@ class Guest:
     """One guest's doors. Every method that goes through them raises Refused, NotRunning, DoorClosed or DoorBroken.
 
     `name` left out is KEYVISOR_GUEST, `state` left out is KEYVISOR_STATE or the default: a program that
-    `keyvisor guest exec` runs says `Guest()`. Raises NameInvalid, StateDirectoryUnusable.
+    `keyvisor guest exec` runs says `Guest()`. `memory` is the guest's own storage. Raises NameInvalid,
+    StateDirectoryUnusable.
     """
 
     def __init__(self, name: str | None = None, *, state: Path | None = None) -> None:
@@ -48,6 +50,7 @@ class Guest:
             "`keyvisor up` starts the firmware",
         )
         self.secrets = Secrets(self._door)
+        self.memory = Storage(self._door)
 
     def identity(self) -> messages.Identity:
         """This instance's boot identity and CUID, hex."""

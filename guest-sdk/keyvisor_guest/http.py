@@ -120,7 +120,7 @@ class Door:
             return DoorBroken(
                 f"`{self.path}` answered HTTP {status} and no reason: see what `keyvisor up` prints"
             )
-        return Refused(problem.kind, problem.code, problem.message, problem.findings)
+        return Refused(problem.kind, problem.code, problem.message, problem.findings, problem.handle)
 
 
 class _UnixConnection(HTTPConnection):

@@ -1,7 +1,7 @@
 """A firmware with a story, behind real Unix sockets: what the clients and the command are tested against.
 
-The machine has three HSMs. The guest `payments` runs and holds two of them and one secret; `lab` runs and holds
-none. It serves exactly the table of routes, in memory, and refuses as the firmware does.
+The machine has three HSMs and 1 TiB of storage. The guest `payments` runs and holds two HSMs and one secret; `lab` runs
+and holds none. It serves exactly the table of routes, in memory, and refuses as the firmware does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from typing import Any
 import pytest
 
 from keyvisor_guest.wire import messages
+from keyvisor_guest.wire.errors import QueryTooShort
 from keyvisor_guest.wire.messages import GUEST_ROUTES, HOST_ROUTES, Message, Problem, Route
+from keyvisor_guest.wire.qui import encode_query
+
+from .storage_story import NoRoom, StorageStory
 
 SECRET_ID = hashlib.sha256(b"payments-signing").hexdigest()
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -36,8 +40,21 @@ class Refusal(Exception):
         self.problem = problem
 
 
-def refuse(status: int, kind: Any, code: int, message: str, findings: tuple[str, ...] = ()) -> Refusal:
-    return Refusal(status, Problem(kind=kind, code=code, message=message, findings=list(findings)))
+def refuse(
+    status: int,
+    kind: Any,
+    code: int,
+    message: str,
+    findings: tuple[str, ...] = (),
+    handle: int | None = None,
+) -> Refusal:
+    return Refusal(
+        status, Problem(kind=kind, code=code, message=message, findings=list(findings), handle=handle)
+    )
+
+
+def uv(code: int, message: str, handle: int | None = None) -> Refusal:
+    return refuse(409, "uv", code, f"{message} ({code:#06x})", handle=handle)
 
 
 def an_hsm(apqn: str, **changed: object) -> messages.Hsm:
@@ -58,7 +75,10 @@ def an_hsm(apqn: str, **changed: object) -> messages.Hsm:
 
 @dataclass
 class Story:
-    """What the firmware knows, and what it was asked (`asked` are the routes' names, in order)."""
+    """What the firmware knows, and what it was asked (`asked` are the routes' names, in order).
+
+    `before` is called with the name of a route and its body before it is served, and may raise a Refusal.
+    """
 
     hsms: dict[str, messages.Hsm]
     guests: dict[str, messages.Guest]
@@ -66,7 +86,11 @@ class Story:
     mechanisms: dict[str, list[messages.Mechanism]] = field(default_factory=dict)
     locked: bool = False
     policy: messages.PolicyText | None = None
-    images: dict[str, bytes] = field(default_factory=dict)
+    storage: StorageStory = field(default_factory=StorageStory)
+    guest_memory: bytearray = field(default_factory=lambda: bytearray(1 << 20))
+    headers: dict[int, bytes] = field(default_factory=dict)
+    unpacked: dict[int, list[messages.Unpack]] = field(default_factory=dict)
+    before: Callable[[str, Message | None], None] = lambda name, body: None
     requests: list[bytes] = field(default_factory=list)
     values: dict[int, bytes] = field(default_factory=dict)
     uses: list[messages.UseProtectedKey] = field(default_factory=list)
@@ -82,6 +106,22 @@ def a_mechanism(type_: int, name: str, *, allowed: bool = True) -> messages.Mech
     )
 
 
+def a_guest(name: str, handle: int, **changed: object) -> messages.Guest:
+    guest = messages.Guest(
+        name=name,
+        cuid="0f" * 16,
+        attached=[],
+        started="2026-02-03T04:05:06Z",
+        handle=handle,
+        state="running",
+        cpus=[0, 1],
+        cpu_handles=[handle << 8, handle << 8 | 1],
+        storage_length=256 << 20,
+        asce=handle << 12,
+    )
+    return guest.model_copy(update=changed)
+
+
 def a_story() -> Story:
     return Story(
         hsms={
@@ -90,13 +130,8 @@ def a_story() -> Story:
             "05.0002": an_hsm("05.0002", mode="accel", mkvp=None, online=False),
         },
         guests={
-            "payments": messages.Guest(
-                name="payments",
-                cuid="0f" * 16,
-                attached=["03.0011", "04.0011"],
-                started="2026-02-03T04:05:06Z",
-            ),
-            "lab": messages.Guest(name="lab", cuid="1e" * 16, attached=[], started="2026-02-03T04:05:07Z"),
+            "payments": a_guest("payments", 0xA1, attached=["03.0011", "04.0011"]),
+            "lab": a_guest("lab", 0xA2, cuid="1e" * 16, started="2026-02-03T04:05:07Z"),
         },
         secrets=[messages.Secret(index=0, type=2, length=32, id=SECRET_ID)],
         mechanisms={
@@ -115,21 +150,169 @@ class HostDoor:
 
     def __init__(self, story: Story) -> None:
         self._story = story
+        self._storage = story.storage
+        self._handles = iter(range(0x1000, 0x10000))
 
     def list_guests(self) -> Message:
         return messages.GuestList(guests=list(self._story.guests.values()))
 
-    def start_guest(self, body: messages.StartGuest, name: str) -> Message:
-        if name in self._story.guests:
-            raise refuse(409, "http", 409, f"guest `{name}` runs already: stop it first")
-        self._story.images[name] = body.image
-        guest = messages.Guest(name=name, cuid="2d" * 16, attached=[], started="2026-02-03T04:05:08Z")
-        self._story.guests[name] = guest
-        return guest
+    def query_storage(self, body: messages.QueryStorage) -> Message:
+        try:
+            rc, block = encode_query(self._storage.query, body.length)
+        except QueryTooShort as error:
+            raise uv(0x0005, str(error)) from error
+        return messages.StorageBlock(rc=rc, block=base64.b64encode(block))
 
-    def stop_guest(self, name: str) -> Message:
-        self._guest(name)
-        del self._story.guests[name]
+    def init_storage(self, body: messages.InitStorage) -> Message:
+        end = body.origin + body.length
+        if self._storage.initialised:
+            raise uv(0x0101, "the firmware is initialised already")
+        if body.length != self._storage.query.zone_base or body.origin % (1 << 20) or body.origin < 1 << 31:
+            raise uv(0x0103, "the zone's base storage cannot be used")
+        if self._storage.is_secure(body.origin, end):
+            raise uv(0x0184, "the storage is secure already")
+        self._storage.take(body.origin, end, "firmware", "zone base", 0)
+        self._storage.initialised = True
+        return messages.Done()
+
+    def create_guest(self, body: messages.CreateGuest) -> Message:
+        storage, query = self._storage, self._storage.query
+        if not storage.initialised:
+            raise uv(0x0003, "the firmware is not initialised")
+        if body.name in self._story.guests:
+            raise refuse(409, "http", 409, f"guest `{body.name}` is there already: stop it first")
+        base = (body.base, body.base + body.base_length)
+        variable = storage.translate(body.asce, body.virtual, body.virtual_length)
+        wanted = (query.guest_base, query.guest_virtual(body.storage_length))
+        if body.base % 0x4000 or body.base < 0x2000 or (body.base_length, body.virtual_length) != wanted:
+            raise uv(0x0109, "the areas are not as the query wants them")
+        if variable is None or body.virtual < body.storage_origin + body.storage_length or not body.sca:
+            raise uv(0x0105, "the address space cannot be used")
+        if storage.is_secure(*base):
+            raise uv(0x0108, "the guest's base area cannot be used")
+        if any(storage.is_secure(*piece) for piece in variable):
+            raise uv(0x0190, "the guest's variable area cannot be used")
+        handle = self._next()
+        storage.take(*base, body.name, "guest base", handle)
+        for piece in variable:
+            storage.take(*piece, body.name, "guest variable", handle)
+        self._story.guests[body.name] = a_guest(
+            body.name,
+            handle,
+            cuid="2d" * 16,
+            started="",
+            state="created",
+            cpus=[],
+            cpu_handles=[],
+            storage_length=body.storage_length,
+            asce=body.asce,
+        )
+        return messages.Created(handle=handle)
+
+    def create_cpu(self, body: messages.CreateCpu) -> Message:
+        guest = self._by_handle(body.handle)
+        end = body.storage + body.storage_length
+        if body.storage_length != self._storage.query.cpu or self._storage.is_secure(body.storage, end):
+            raise uv(0x0105, "the CPU's storage cannot be used")
+        if body.number in guest.cpus:
+            raise uv(0x0104, "the guest has a CPU with that number")
+        handle = self._next()
+        self._storage.take(body.storage, end, guest.name, "cpu", handle)
+        self._change(
+            guest, cpus=[*guest.cpus, body.number], cpu_handles=[*guest.cpu_handles, handle]
+        )
+        return messages.Created(handle=handle)
+
+    def set_parameters(self, body: messages.SetParameters) -> Message:
+        guest = self._in_state(body.handle, "created")
+        self._story.headers[guest.handle] = self._storage.read(body.header, body.header_length)
+        self._change(guest, state="parameters")
+        return messages.Done()
+
+    def unpack(self, body: messages.Unpack) -> Message:
+        guest = self._in_state(body.handle, "parameters")
+        for start, end in self._pages(guest, body.address, body.length):
+            if self._storage.is_secure(start, end):
+                raise uv(0x0184, "the page is secure already")
+            self._storage.take(start, end, guest.name, "guest memory", guest.handle)
+        self._story.unpacked.setdefault(guest.handle, []).append(body)
+        return messages.Done()
+
+    def verify(self, body: messages.ByHandle) -> Message:
+        self._change(self._in_state(body.handle, "parameters"), state="verified")
+        return messages.Done()
+
+    def start_guest(self, body: messages.ByHandle) -> Message:
+        guest = self._in_state(body.handle, "verified")
+        if not guest.cpus:
+            raise uv(0x0180, "the guest has no CPU")
+        return self._change(guest, state="running", started="2026-02-03T04:05:08Z")
+
+    def destroy_cpu(self, body: messages.ByHandle) -> Message:
+        for guest in self._story.guests.values():
+            if body.handle in guest.cpu_handles:
+                at = guest.cpu_handles.index(body.handle)
+                cpus, handles = list(guest.cpus), list(guest.cpu_handles)
+                del cpus[at], handles[at]
+                self._storage.release(body.handle)
+                self._change(guest, cpus=cpus, cpu_handles=handles)
+                return messages.Done()
+        raise uv(0x0021, "there is no CPU with that handle")
+
+    def destroy_guest(self, body: messages.ByHandle) -> Message:
+        guest = self._by_handle(body.handle)
+        if guest.cpus:
+            raise uv(0x0190, "the guest has CPUs")
+        self._storage.release(guest.handle)
+        del self._story.guests[guest.name]
+        return messages.Done()
+
+    def export_pages(self, body: messages.ConvertPages) -> Message:
+        guest = self._by_handle(body.handle)
+        for start, end in self._pages(guest, body.address, body.length):
+            if not self._storage.is_secure(start, end):
+                raise uv(0x0185, "the page is not in secure storage")
+            self._storage.secure = [
+                one for one in self._storage.secure if not start <= one.start < one.end <= end
+            ]
+        return messages.Done()
+
+    def import_pages(self, body: messages.ConvertPages) -> Message:
+        guest = self._by_handle(body.handle)
+        for start, end in self._pages(guest, body.address, body.length):
+            if self._storage.is_secure(start, end):
+                raise uv(0x0184, "the page is secure already")
+            self._storage.take(start, end, guest.name, "guest memory", guest.handle)
+        return messages.Done()
+
+    def storage(self) -> Message:
+        return self._storage.ledger()
+
+    def allocate(self, body: messages.Allocate) -> Message:
+        try:
+            absolute = self._storage.allocate(body.label, body.length, body.alignment, body.at_least)
+        except NoRoom:
+            raise refuse(409, "http", 409, f"no {body.length} bytes are free in one piece") from None
+        return messages.Allocated(absolute=absolute)
+
+    def free(self, body: messages.FreeFrames) -> Message:
+        return self._storage.free(body.label)
+
+    def map_pages(self, body: messages.MapPages) -> Message:
+        self._storage.map(body.asce, body.virtual, body.absolute, body.length)
+        return messages.Done()
+
+    def unmap_pages(self, body: messages.UnmapPages) -> Message:
+        self._storage.unmap(body.asce, body.virtual, body.length)
+        return messages.Done()
+
+    def read_storage(self, body: messages.ReadStorage) -> Message:
+        self._require_host_access(body.address, body.length)
+        return messages.StorageContent(data=base64.b64encode(self._storage.read(body.address, body.length)))
+
+    def write_storage(self, body: messages.WriteStorage) -> Message:
+        self._require_host_access(body.address, len(body.data))
+        self._storage.write(body.address, body.data)
         return messages.Done()
 
     def attach(self, name: str, apqn: str) -> Message:
@@ -160,6 +343,35 @@ class HostDoor:
             revocations=PEM.replace("CERTIFICATE", "X509 CRL"),
             hashes=["0a" * 32, "0b" * 32, *["00" * 32] * 13],
         )
+
+    def _next(self) -> int:
+        return next(self._handles)
+
+    def _require_host_access(self, address: int, length: int) -> None:
+        if self._storage.is_secure(address, address + length):
+            raise refuse(409, "program", 0x3D, f"storage at {address:#x} is secure")
+
+    def _by_handle(self, handle: int) -> messages.Guest:
+        for guest in self._story.guests.values():
+            if guest.handle == handle:
+                return guest
+        raise uv(0x0020, "there is no guest with that handle")
+
+    def _in_state(self, handle: int, state: str) -> messages.Guest:
+        guest = self._by_handle(handle)
+        if guest.state != state:
+            raise uv(0x0180, f"the guest is {guest.state}, not {state}")
+        return guest
+
+    def _pages(self, guest: messages.Guest, address: int, length: int) -> list[tuple[int, int]]:
+        found = self._storage.translate(guest.asce, address, length)
+        if found is None or address + length > guest.storage_length or not length or length % 4096:
+            raise uv(0x0032, "the address cannot be used")
+        return found
+
+    def _change(self, guest: messages.Guest, **changed: object) -> messages.Guest:
+        self._story.guests[guest.name] = guest.model_copy(update=changed)
+        return self._story.guests[guest.name]
 
     def _guest(self, name: str) -> messages.Guest:
         if name not in self._story.guests:
@@ -269,6 +481,20 @@ class GuestDoor:
         self._story.attested.append(body)
         return messages.AttestationAnswer(measurement="aa" * 64, additional="bb" * 32, cuid="0f" * 16)
 
+    def read_storage(self, body: messages.ReadStorage) -> Message:
+        return messages.StorageContent(data=base64.b64encode(self._memory(body.address, body.length)))
+
+    def write_storage(self, body: messages.WriteStorage) -> Message:
+        self._memory(body.address, len(body.data))
+        self._story.guest_memory[body.address : body.address + len(body.data)] = body.data
+        return messages.Done()
+
+    def _memory(self, address: int, length: int) -> bytes:
+        """The guest has one secure MiB."""
+        if address + length > 1 << 20:
+            raise refuse(409, "program", 0x3E, "the page is not secure; the host has to import it")
+        return bytes(self._story.guest_memory[address : address + length])
+
     def _change(self, apqn: str, **changed: object) -> messages.Hsm:
         if apqn not in self._story.guests[self._name].attached:
             raise refuse(404, "ap", 0x01, f"no HSM {apqn} in this guest")
@@ -302,6 +528,7 @@ def _handler(story: Story, door: object, routes: tuple[Route, ...]) -> type[Base
                 text = self.rfile.read(int(self.headers["Content-Length"]))
                 arguments["body"] = route.body.model_validate_json(text)
             try:
+                story.before(route.name, arguments.get("body"))
                 self.send_answer(200, getattr(door, route.name)(**arguments))
             except Refusal as refusal:
                 self.send_answer(refusal.status, refusal.problem)

@@ -31,7 +31,7 @@ SUMMARIES = {
     "up": "run the firmware: its cards, its doors, its guests",
     "demo": "see all of it once, start to end, in a state of its own",
     "doctor": "look for what is missing on this machine",
-    "host": "start and stop guests, give them HSMs",
+    "host": "start and stop guests, give them storage and HSMs",
     "guest": "a guest's own side: secrets, association, policy; run programs in it",
     "owner": "make what a guest's owner makes, away from the machine",
     "policy": "check, try and explain policies, without a firmware",

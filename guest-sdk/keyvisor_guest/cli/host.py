@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keyvisor_guest.cli import host_storage
+from keyvisor_guest.cli.host_start import start
 from keyvisor_guest.cli.options import ApqnArgument, JsonOption, StateOption, show
+from keyvisor_guest.cli.sizes import size_text
 from keyvisor_policy.terminal import verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.host import Host
 
-app = verb("Start and stop guests, give them HSMs.", group=True)
+app = verb("Start and stop guests, give them storage and HSMs.", group=True)
+app.command()(start)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The guest.")]
 
@@ -26,43 +30,40 @@ def _host(state: Path | None) -> Host:
 
 
 @app.command()
-def start(
-    name: Name,
-    image: Annotated[
-        Path,
-        typer.Option(
-            "--image",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="The image, as its owner built it with `keyvisor owner image build`.",
-        ),
-    ],
-    state: StateOption = None,
-) -> None:
-    """Start a guest from an image."""
-    guest = _host(state).start(name, image.read_bytes())
-    print(f"{guest.name} runs, CUID {guest.cuid}")
-
-
-@app.command()
 def stop(name: Name, state: StateOption = None) -> None:
-    """Stop a guest; its secrets go with it."""
+    """Stop a guest: its secrets go with it, its storage is free again. Also what a host left half made."""
     _host(state).stop(name)
 
 
 @app.command("list")
 def list_guests(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """The guests that run."""
+    """The guests there are: those that run, and those that are being made or were left half made."""
     guests = _host(state).guests()
     show(
         {"guests": [guest.model_dump(mode="json") for guest in guests]},
-        ("guest", "HSMs", "CUID", "started"),
-        [(guest.name, " ".join(guest.attached) or "none", guest.cuid, guest.started) for guest in guests],
+        ("guest", "state", "CPUs", "memory", "HSMs", "CUID", "started"),
+        [
+            (
+                guest.name,
+                guest.state,
+                str(len(guest.cpus)),
+                size_text(guest.storage_length),
+                " ".join(guest.attached) or "none",
+                guest.cuid,
+                guest.started or "not yet",
+            )
+            for guest in guests
+        ],
         as_json=as_json,
-        empty="no guest runs; `keyvisor host start NAME --image FILE` starts one",
+        empty="no guest is there; `keyvisor host start NAME --image FILE` starts one",
     )
+
+
+app.command()(host_storage.query)
+app.command()(host_storage.storage)
+app.command("export")(host_storage.export_pages)
+app.command("import")(host_storage.import_pages)
+app.add_typer(host_storage.memory, name="memory")
 
 
 @app.command()
