@@ -218,9 +218,7 @@ class HostDoor:
             raise uv(0x0104, "the guest has a CPU with that number")
         handle = self._next()
         self._storage.take(body.storage, end, guest.name, "cpu", handle)
-        self._change(
-            guest, cpus=[*guest.cpus, body.number], cpu_handles=[*guest.cpu_handles, handle]
-        )
+        self._change(guest, cpus=[*guest.cpus, body.number], cpu_handles=[*guest.cpu_handles, handle])
         return messages.Created(handle=handle)
 
     def set_parameters(self, body: messages.SetParameters) -> Message:

@@ -33,8 +33,6 @@ from keyvisor_firmware.storage.donations import (
 from keyvisor_firmware.storage.guest_record import (
     CUID_LENGTH,
     INSTANCE_LENGTH,
-    MEMORY_KEY_LENGTH,
-    PAGE_KEY_LENGTH,
     GuestCpu,
     GuestRecord,
 )
@@ -42,6 +40,7 @@ from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.ledger import LedgerView, ledger
 from keyvisor_firmware.storage.lifecycle import GuestCall, GuestState, ZoneCall, ZoneState, zone_after
 from keyvisor_firmware.storage.pages import Span
+from keyvisor_firmware.storage.paging import MEMORY_KEY_LENGTH, PAGE_KEY_LENGTH
 from keyvisor_firmware.storage.query import storage_query
 from keyvisor_firmware.storage.return_codes import StorageCode
 from keyvisor_firmware.storage.zone_area import GuestSlot
