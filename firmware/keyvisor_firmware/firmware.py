@@ -122,8 +122,8 @@ class Firmware:
 
     def guest(self, handle: int) -> GuestView:
         """One of them. Raises StorageRefused."""
-        with self._commands.errand("look at guest", None) as work:
-            return self._seen(work.records, work.storage.guest(handle))
+        with self._commands.reading() as records:
+            return self._seen(records, self._holdings.draft(records).guest(handle))
 
     def attach(self, name: str, apqn: Apqn) -> None:
         """Let a guest ask for an HSM. Raises NotFound, Conflict."""

@@ -70,7 +70,13 @@ def _engine(path: Path) -> Engine:
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+    for setting in (
+        "journal_mode=WAL",
+        "journal_size_limit=16777216",  # bytes that the journal keeps after an image went through it
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 

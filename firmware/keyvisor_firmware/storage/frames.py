@@ -38,11 +38,16 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Freeing:
-    """The change that frees a label's storage: bytes that are free then, and bytes that stay since they are secure."""
+    """The change that frees a label's storage: what is free then, and how many bytes stay since they are secure."""
 
     change: Change[Label]
-    freed: int
+    spans: tuple[Span, ...]
     kept: int
+
+    @property
+    def freed(self) -> int:
+        """Bytes that are free then."""
+        return sum(span.length for span in self.spans)
 
 
 class Frames(GroupedMap[Label]):
@@ -100,9 +105,9 @@ class Frames(GroupedMap[Label]):
     def freeing(self, label: str, zone: ZoneTable) -> Freeing:
         """All storage of `label` becomes free, but for what is secure, which cannot be used again yet."""
         spans = self.labelled(label)
-        free = [part for span in spans for part in _non_secure(span, zone)]
-        freed = sum(span.length for span in free)
-        return Freeing(self.clearing(free), freed, sum(span.length for span in spans) - freed)
+        free = tuple(part for span in spans for part in _non_secure(span, zone))
+        kept = sum(span.length for span in spans) - sum(span.length for span in free)
+        return Freeing(self.clearing(free), free, kept)
 
     def free(self, occupied: ZoneTable, size: int, at_least: int = 0) -> Iterator[Span]:
         """What is neither reserved nor secure from `at_least` and the lowcore on, ascending."""

@@ -121,10 +121,7 @@ class Holdings:
         self.zone = records.zone()
         self.guests = {}
         if self.zone is not None:
-            try:
-                self._load_zone(records, self.zone)
-            except (RecordBroken, SealBroken, StorageRefused) as error:
-                raise _unusable("the zone's base storage", str(error)) from None
+            self._load_zone(records, self.zone)
 
     def _load_zone(self, records: Records, zone: Span) -> None:
         contents = Contents(records)

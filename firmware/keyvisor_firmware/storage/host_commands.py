@@ -35,7 +35,7 @@ class HostCommands:
             return found.span.start
 
     def free(self, label: str) -> tuple[int, int]:
-        """Give back all that is reserved under a label and not secure, and the address spaces that are named by it.
+        """Give back all that is reserved under a label and not secure, cleared, and the address spaces that it names.
 
         Bytes that are free again, and bytes that stay.
         """
@@ -44,6 +44,8 @@ class HostCommands:
             reserved = host.frames.labelled(label)
             freeing = host.frames.freeing(label, host.zone)
             work.storage.change_frames(freeing.change)
+            for span in freeing.spans:
+                work.storage.contents.clear(span)
             for asce in host.spaces.spaces():
                 if any(span.start <= asce < span.end for span in reserved) and not self._is_in_use(asce):
                     work.storage.change_space(asce, host.spaces.unmapping(asce, _EVERYTHING))
