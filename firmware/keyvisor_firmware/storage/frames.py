@@ -50,7 +50,9 @@ class Frames(GroupedMap[Label]):
 
     def __init__(self, intervals: Iterable[Interval[Label]] = ()) -> None:
         super().__init__(intervals)
-        self._reserved: IntervalMap[Label] = IntervalMap()  # the same storage, whatever its label: far fewer intervals
+        self._reserved: IntervalMap[Label] = (
+            IntervalMap()
+        )  # the same storage, whatever its label: far fewer intervals
         self._reserved.apply(self._reserved.setting([_unlabelled(interval) for interval in self]))
 
     @staticmethod
