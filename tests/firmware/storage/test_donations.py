@@ -178,6 +178,16 @@ def test_part1_T5_an_offer_for_a_guest_that_cannot_be(change: dict[str, int], co
     assert check_guest(OFFER, WANTED, WEB, storage)
 
 
+@pytest.mark.parametrize("asce", [ASCE + 8, SIZE, SIZE + PAGE, 1 << 52])
+def test_part1_T5_an_address_space_that_no_page_of_storage_names_even_if_all_is_mapped_there(
+    asce: int,
+) -> None:
+    storage = a_storage()
+    mapped(storage, VIRTUAL, Span(0x200000, 6 * PAGE), asce)
+    offer = dataclasses.replace(OFFER, asce=asce)
+    assert refused(storage, lambda: check_guest(offer, WANTED, WEB, storage)) is StorageCode.ASCE_INVALID
+
+
 @pytest.mark.parametrize(
     "change",
     [

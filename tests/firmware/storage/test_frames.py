@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import settings
@@ -67,6 +68,16 @@ class PageByPage(RuleBasedStateMachine):
         with pytest.raises(Conflict):
             self.frames.allocating("probe", fitting + PAGE, alignment * PAGE, at_least, self.zone, SIZE)
 
+    @rule(label=LABELS, pages=COUNTS)
+    def take_back(self, label: str, pages: int) -> None:
+        try:
+            first = self.frames.allocating(label, pages * PAGE, PAGE, 0, self.zone, SIZE)
+        except Conflict:
+            return
+        self.frames.apply(first.change)
+        self.frames.apply(first.change.inverse())
+        assert self.frames.allocating(label, pages * PAGE, PAGE, 0, self.zone, SIZE) == first
+
     @rule(page=st.integers(0, 39), pages=COUNTS, domain=st.integers(1, 2))
     def become_secure(self, page: int, pages: int, domain: int) -> None:
         end = min(page + pages, SIZE // PAGE)
@@ -123,6 +134,15 @@ def test_more_than_there_is_tells_the_missing_bytes_however_much_it_is() -> None
         Frames().allocating("web", 1 << 52, PAGE, 0, ZoneTable(), SIZE)
     with pytest.raises(Conflict, match=f": {PAGE} bytes are missing"):
         Frames().allocating("web", PAGE, PAGE, 1 << 52, ZoneTable(), SIZE)
+
+
+def test_ten_thousand_allocations_with_gaps_between_them_stay_cheap() -> None:
+    frames, size = Frames(), 1 << 40
+    began = time.perf_counter()
+    for turn in range(10_000):
+        allocation = frames.allocating(f"guest {turn}", 3 * PAGE, 4 * PAGE, 0, ZoneTable(), size)
+        frames.apply(allocation.change)
+    assert time.perf_counter() - began < 15  # looking from the bottom each time takes minutes
 
 
 def test_frames_made_of_their_intervals_are_the_same() -> None:
