@@ -1,5 +1,7 @@
 """How a command runs: alone, in one transaction, with a way back for what it did to gates, and recorded.
 
+What is in memory follows the commit: the tables of storage here, a guest's secrets and policy where they are changed.
+
 Knows nothing of what a command does.
 """
 
@@ -18,13 +20,15 @@ from keyvisor_firmware.errors import FirmwareError
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Records
+from keyvisor_firmware.storage.holdings import Holdings
 
 
 class Commands:
     """Runs one command at a time. Whoever reads or changes what a command changes does it in here."""
 
-    def __init__(self, database: Database, audit: Audit) -> None:
+    def __init__(self, database: Database, holdings: Holdings, audit: Audit) -> None:
         self._database = database
+        self._holdings = holdings
         self._audit = audit
         self._lock = threading.RLock()
 
@@ -57,17 +61,31 @@ class Commands:
         The commit is the last step that can fail. If it or the body raises, the transaction is rolled back first
         and the effects on gates are undone after it: what undoes them may read the database.
         """
+        with self._work(event, guest, detail) as work:
+            yield work
+            self._audit.done(work.records, event, guest, detail)
+        self._audit.log.info(event, guest=guest, **detail)
+
+    @contextmanager
+    def errand(self, event: str, guest: str | None, **detail: str) -> Iterator[Work]:
+        """A command that is done too often to be worth a line each time: only its refusals are recorded."""
+        with self._work(event, guest, detail) as work:
+            yield work
+
+    @contextmanager
+    def _work(self, event: str, guest: str | None, detail: dict[str, str]) -> Iterator[Work]:
         with self._lock:
             effects = Effects(self._audit.log)
             try:
                 with self._database.transaction() as records:
-                    yield Work(records, effects)
-                    self._audit.done(records, event, guest, detail)
+                    draft = self._holdings.draft(records)
+                    yield Work(records, draft, effects)
+                    draft.write()
             except BaseException as error:
                 effects.undo()
                 self._record_refusal(event, guest, detail, error)
                 raise
-            self._audit.log.info(event, guest=guest, **detail)
+            draft.adopt()
 
     def _record_refusal(
         self, event: str, guest: str | None, detail: dict[str, str], error: BaseException

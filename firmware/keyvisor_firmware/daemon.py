@@ -23,6 +23,7 @@ from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.directory import StateDirectory
+from keyvisor_firmware.storage.holdings import Holdings
 from keyvisor_guest.state_directory import host_socket, operator_socket, pkcs11_socket, run_directory
 from keyvisor_hsm.master_keys import OperatorToken
 
@@ -62,6 +63,7 @@ def _firmware(
     open_parts.callback(token.close)
     with database.transaction() as records:
         keys = host_keys(records, token, _now)
+    holdings = Holdings(config.limits, config.storage, token)
     firmware = Firmware(
         database=database,
         hsms=Hsms(config.inventory, token),
@@ -74,7 +76,8 @@ def _firmware(
             guest_limits=config.guest_broker_limits,
         ),
         host_keys=keys,
-        secret_stores=SecretStores(token, keys, config.limits, os.urandom),
+        secret_stores=SecretStores(holdings, token, keys, os.urandom),
+        holdings=holdings,
         audit=Audit(_now, log),
         randomness=os.urandom,
         limits=config.limits,

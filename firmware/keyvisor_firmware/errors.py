@@ -68,6 +68,9 @@ class StateForeign(StateUnusable):
 class RecordBroken(StateUnusable):
     """What lies in storage is not what the firmware wrote there. The text holds no byte of it."""
 
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; restore the state directory as a whole, or choose another --state")
+
 
 class PageNotAuthentic(FirmwareError):
     """An exported page was changed, is another page's or another guest's, or not the one that left last."""

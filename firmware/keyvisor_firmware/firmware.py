@@ -4,6 +4,7 @@ The database is the truth; gates and what is in memory follow it. A command is c
 transaction, done to the gate within it, and committed last:
 
 * An HSM is one guest's at a time because its row is: of two guests that race for it one inserts the row.
+* What is kept of a guest stands in the storage that the host donated for it (`storage.holdings`), in the same database.
 * A gate is taken its rights before the commit that says so, and given them only after every check.
 * A crash before the commit leaves the old state, one after it the new: gates end with the daemon and are made
   anew from the database (`restore`). A failure without a crash undoes what was done to gates, in reverse order.
@@ -29,16 +30,22 @@ from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
+from keyvisor_firmware.guests.boot_commands import BootCommands
 from keyvisor_firmware.guests.host_key import HostKeys
 from keyvisor_firmware.guests.host_key_commands import HostKeyCommands
-from keyvisor_firmware.guests.images import open_image
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, SecretStore
 from keyvisor_firmware.state.database import Database
-from keyvisor_firmware.state.records import Binding, Event, PolicyRow, Records
+from keyvisor_firmware.state.records import Event, PolicyRow, Records
+from keyvisor_firmware.storage.donation_commands import DonationCommands
+from keyvisor_firmware.storage.guest_record import CUID_LENGTH, HeldHsm
+from keyvisor_firmware.storage.holdings import Configuration, Holdings
+from keyvisor_firmware.storage.host_commands import HostCommands
+from keyvisor_firmware.storage.lifecycle import GuestState
+from keyvisor_firmware.storage.paging_commands import PagingCommands
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView
 from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_guest.wire.secret_ids import SecretId
@@ -63,6 +70,7 @@ class Firmware:
         gates: Gates,
         host_keys: HostKeys,
         secret_stores: SecretStores,
+        holdings: Holdings,
         audit: Audit,
         randomness: Callable[[int], bytes],
         limits: Limits,
@@ -70,13 +78,16 @@ class Firmware:
         self._hsms = hsms
         self._host_keys = host_keys
         self._stores = secret_stores
-        self._audit = audit
-        self._randomness = randomness
+        self._holdings = holdings
         self._limits = limits
-        self._commands = Commands(database, audit)
-        self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
+        self._commands = Commands(database, holdings, audit)
         self._associations = Associations(hsms)
         self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
+        self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
+        self.donations = DonationCommands(self._commands, holdings, self._guests, randomness)
+        self.booting = BootCommands(self._commands, holdings, self._guests, host_keys, audit)
+        self.paging = PagingCommands(self._commands, holdings)
+        self.host_storage = HostCommands(self._commands, holdings)
 
     # --- the daemon's start and end
 
@@ -86,9 +97,13 @@ class Firmware:
         What the cards no longer allow (an HSM is gone or offline, its configuration data match no rule any more)
         is ended first, and recorded.
         """
+        with self._commands.reading() as records:
+            self._holdings.load(records)
         with self._commands.command("restore", None) as work:
-            for instance in work.records.guests():
-                self._guests.restore(instance, work.records)
+            for row in work.records.guests():
+                guest = work.storage.guest(row.handle)
+                if guest.slot.state is GuestState.RUNNING:
+                    self._guests.restore(guest, work)
         return tuple(guest.instance for guest in self._guests)
 
     def close(self) -> None:
@@ -101,44 +116,14 @@ class Firmware:
     # --- the host's commands
 
     def list_guests(self) -> tuple[GuestView, ...]:
-        """The guests that run, in the order of their names."""
+        """The guests there are, in the order of their names."""
         with self._commands.reading() as records:
-            return tuple(
-                GuestView(guest.name, guest.cuid, records.attached(guest.id), guest.started)
-                for guest in records.guests()
-            )
+            return tuple(self._seen(records, self._holdings.guests[row.handle]) for row in records.guests())
 
-    def start_guest(self, name: str, image: bytes) -> Instance:
-        """Start a guest from an image; a policy in it is the guest's. Raises ImageRefused, Conflict."""
-        with self._commands.judging("start guest", name):
-            boot = open_image(image, self._host_keys.private)
-        instance = boot.instance(name, self._audit.now(), self._randomness)
-        with self._commands.alone():
-            with self._commands.command("start guest", name, instance=instance.id) as work:
-                self._require_room()
-                try:
-                    work.records.add_guest(instance)
-                except RowTaken:
-                    raise Conflict(f"guest `{name}` runs already: stop it first") from None
-                self._stores.begin(work.records, instance, boot.secrets)
-                if boot.policy is not None:
-                    work.records.put_policy(instance.id, boot.policy)
-                guest = self._guests.open(instance, work.records)
-                work.effects.note(guest.gate.stop)
-            self._guests.add(guest)
-        return instance
-
-    def stop_guest(self, name: str) -> None:
-        """Stop a guest: what it holds is free, its secrets and its policy are gone. Its key partitions stay.
-
-        Raises NotFound.
-        """
-        with self._commands.command("stop guest", name) as work:
-            guest = self._guests.named(name)
-            work.records.remove_guest(guest.instance.id)
-            work.effects.note(lambda: self._restart(guest.instance))
-            self._guests.remove(guest.instance.id)
-            guest.gate.stop()
+    def guest(self, handle: int) -> GuestView:
+        """One of them. Raises StorageRefused."""
+        with self._commands.errand("look at guest", None) as work:
+            return self._seen(work.records, work.storage.guest(handle))
 
     def attach(self, name: str, apqn: Apqn) -> None:
         """Let a guest ask for an HSM. Raises NotFound, Conflict."""
@@ -163,7 +148,7 @@ class Firmware:
                 raise NotFound(
                     f"HSM {apqn} is not attached to guest `{name}`; `keyvisor host list` shows what is"
                 )
-            binding = work.records.bindings(guest.instance.id).get(apqn)
+            binding = work.storage.bindings(guest.instance.id).get(apqn)
             if binding is not None:
                 self._associations.release(work, guest, binding)
             work.records.detach(guest.instance.id, apqn)
@@ -182,9 +167,13 @@ class Firmware:
     def held_hsms(self) -> tuple[HsmView, ...]:
         """All HSMs, and who holds them how."""
         with self._commands.reading() as records:
-            names = {guest.id: guest.name for guest in records.guests()}
-            held = records.bindings()
-        return tuple(_seen(self._hsms.query(apqn), held.get(apqn), names) for apqn in self._hsms)
+            names = {guest.instance: guest.name for guest in records.guests()}
+            holders = records.holders()
+            held = {apqn: self._holdings.bindings(instance)[apqn] for apqn, instance in holders.items()}
+        return tuple(
+            _seen(self._hsms.query(apqn), held.get(apqn), names[holders[apqn]] if apqn in holders else None)
+            for apqn in self._hsms
+        )
 
     def audit_log(self) -> tuple[Event, ...]:
         """The newest entries of the audit log, oldest first."""
@@ -207,19 +196,19 @@ class Firmware:
         """The HSMs attached to the guest."""
         with self._commands.reading() as records:
             self._guests.of(instance)
-            return self._views(records, instance)
+            return self._views(records, self._holdings.bindings(instance), instance)
 
     def bind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
         """Bind an HSM. Raises ApError."""
         with self._commands.command("bind", self._name(instance), apqn=str(apqn)) as work:
             self._associations.bind(work, self._guests.of(instance), apqn)
-            return self._view(work.records, instance, apqn)
+            return self._view(work, instance, apqn)
 
     def unbind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
         """Unbind an HSM. Raises ApError."""
         with self._commands.command("unbind", self._name(instance), apqn=str(apqn)) as work:
             self._associations.unbind(work, self._guests.of(instance), apqn)
-            return self._view(work.records, instance, apqn)
+            return self._view(work, instance, apqn)
 
     def associate(self, instance: InstanceId, apqn: Apqn, secret_id: SecretId) -> HsmView:
         """Associate a secret with a bound HSM. Raises ApError.
@@ -238,7 +227,7 @@ class Firmware:
         with self._commands.reading() as records:
             guest = self._guests.of(instance)
             require_attached(records, guest, apqn)
-            held = records.bindings(instance).get(apqn)
+            held = self._holdings.bindings(instance).get(apqn)
             if held is None or held.state not in (State.BOUND, State.ASSOCIATED):
                 raise ApError(
                     ApCode.NOT_BOUND,
@@ -304,7 +293,8 @@ class Firmware:
         with self._commands.reading() as records:
             guest = self._guests.of(instance)
             calls, dropped = guest.gate.refusals()
-            hsms = {str(view.data.apqn): view for view in self._views(records, instance)}
+            views = self._views(records, self._holdings.bindings(instance), instance)
+            hsms = {str(view.data.apqn): view for view in views}
         missing = {
             apqn: missing_for(view.data, view.state, guest.policy, guest.secrets)
             for apqn, view in hsms.items()
@@ -330,7 +320,7 @@ class Firmware:
         with self._commands.command("associate", self._name(instance), **detail) as work:
             guest = self._guests.of(instance)
             self._associations.associate(work, guest, apqn, secret_id, guest.policy)
-            return self._view(work.records, instance, apqn)
+            return self._view(work, instance, apqn)
 
     def _record_failure(self, instance: InstanceId, apqn: Apqn) -> None:
         guest = self._guests.of(instance)
@@ -349,7 +339,7 @@ class Firmware:
                 for step in steps:
                     self._do(work, guest, step, policy)
                 self._associations.release_forbidden(work, guest, policy)
-                views = self._views(work.records, instance)
+                views = self._views(work.records, work.storage.bindings(instance), instance)
             guest.policy = policy
         return views
 
@@ -385,17 +375,9 @@ class Firmware:
         with self._commands.alone():
             with self._commands.command(event, self._name(instance)) as work:
                 guest = self._guests.of(instance)
-                store = self._stores.changing(work.records, guest.instance, guest.secrets.state)
+                store = self._stores.changing(work.storage, work.storage.of(instance), guest.secrets.state)
                 change(store)
             guest.secrets = store
-
-    def _restart(self, instance: Instance) -> None:
-        with self._commands.reading() as records:
-            self._guests.restore(instance, records)
-
-    def _require_room(self) -> None:
-        if len(self._guests) >= self._limits.guests:
-            raise Conflict(f"{self._limits.guests} guests run, the limit: stop one, or raise `limits.guests`")
 
     def _name(self, instance: InstanceId) -> str:
         with self._commands.alone():
@@ -407,22 +389,36 @@ class Firmware:
         except UnknownHsm as error:
             raise NotFound(str(error)) from None
 
-    def _view(self, records: Records, instance: InstanceId, apqn: Apqn) -> HsmView:
-        return next(view for view in self._views(records, instance) if view.data.apqn == apqn)
+    def _seen(self, records: Records, guest: Configuration) -> GuestView:
+        record = guest.record
+        cpus = () if record is None else record.cpus
+        return GuestView(
+            name=guest.row.name,
+            cuid=bytes(CUID_LENGTH) if record is None else record.cuid,
+            attached=records.attached(guest.row.instance),
+            started="" if record is None else record.started,
+            handle=guest.row.handle,
+            state=guest.slot.state,
+            cpus=tuple(cpu.number for cpu in cpus),
+            cpu_handles=tuple(cpu.handle for cpu in cpus),
+            storage_length=guest.slot.storage.length,
+            asce=guest.slot.asce,
+        )
 
-    def _views(self, records: Records, instance: InstanceId) -> tuple[HsmView, ...]:
-        held = records.bindings(instance)
+    def _view(self, work: Work, instance: InstanceId, apqn: Apqn) -> HsmView:
+        views = self._views(work.records, work.storage.bindings(instance), instance)
+        return next(view for view in views if view.data.apqn == apqn)
+
+    def _views(
+        self, records: Records, held: Mapping[Apqn, HeldHsm], instance: InstanceId
+    ) -> tuple[HsmView, ...]:
         attached = records.attached(instance)
         return tuple(_seen(self._hsms.query(apqn), held.get(apqn)) for apqn in attached)
 
 
-def _seen(
-    data: ConfigurationData, held: Binding | None, names: Mapping[InstanceId, str] | None = None
-) -> HsmView:
-    """An HSM and what it is to its holder, who is named to those who may know the names."""
-    if held is None:
-        return HsmView(data)
-    return HsmView(data, held.state, held.secret_id, None if names is None else names[held.instance])
+def _seen(data: ConfigurationData, held: HeldHsm | None, holder: str | None = None) -> HsmView:
+    """An HSM and what it is to its holder, who is named to those who may know."""
+    return HsmView(data) if held is None else HsmView(data, held.state, held.secret_id, holder)
 
 
 def _missing(missing: dict[str, str], apqn: str | None) -> str:

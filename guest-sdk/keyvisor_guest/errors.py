@@ -8,6 +8,7 @@
     ├── DoorClosed               the door belongs to somebody else
     ├── DoorBroken               the answer broke off, came too late, or is no message of the door
     ├── Refused                  the firmware said no (carries the code for programs and the findings for people)
+    ├── ImageUnusable            a file that is no image, or was changed where nothing is measured
     ├── GuestThere               the name has a guest already: it runs, or a host left it half made
     ├── DoesNotFit               a planned guest needs more storage than is free (carries how much more)
     ├── PlanUnmet                a policy has rules that no HSM meets (carries the plan)
@@ -34,6 +35,7 @@ __all__ = [
     "DoorBroken",
     "DoorClosed",
     "GuestThere",
+    "ImageUnusable",
     "NameInvalid",
     "NotOpen",
     "NotRunning",
@@ -92,6 +94,10 @@ class Refused(SdkError):
         self.message = message
         self.findings = tuple(findings)
         self.handle = handle
+
+
+class ImageUnusable(SdkError):
+    """A file that is no image, or was changed where nothing is measured: it starts no guest."""
 
 
 class GuestThere(SdkError):

@@ -17,7 +17,9 @@ from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.errors import ApError, AssociationFailed, RowTaken
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.secrets import NoSuchSecret, SecretIndex, SecretStore
-from keyvisor_firmware.state.records import Binding, Records
+from keyvisor_firmware.state.records import Records
+from keyvisor_firmware.storage.guest_record import HeldHsm
+from keyvisor_firmware.storage.holdings import Draft
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Mode
 from keyvisor_hsm.errors import PartitionUnusable
@@ -30,9 +32,10 @@ _NO_POLICY: Final = "the guest has registered no policy; apply one that names th
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One command under way: its transaction, and what it did to gates."""
+    """One command under way: its transaction, what it changes of storage in it, and what it did to gates."""
 
     records: Records
+    storage: Draft
     effects: Effects
 
 
@@ -52,7 +55,7 @@ class Associations:
         if hsm.mode is Mode.CCA:
             raise ApError(ApCode.BIND_ERROR, f"HSM {apqn} is a CCA coprocessor, which guests cannot bind")
         try:
-            work.records.bind(guest.instance.id, apqn)
+            work.storage.bind(guest.instance.id, HeldHsm(apqn, State.BOUND))
         except RowTaken:
             raise ApError(
                 ApCode.BOUND_TO_ANOTHER, f"HSM {apqn} is held by another guest; choose another"
@@ -76,8 +79,8 @@ class Associations:
         index = _find(guest.secrets, apqn, secret_id)
         require_permitted(policy, hsm, secret_id)
         keys = self._hsms.partition_keys(apqn, guest.secrets.association_secret(index))
-        associated = Binding(apqn, guest.instance.id, OUTCOMES[Outcome.OPENED], index, secret_id)
-        work.records.set_binding(associated)
+        associated = HeldHsm(apqn, OUTCOMES[Outcome.OPENED], index, secret_id)
+        work.storage.set_binding(guest.instance.id, associated)
         try:
             work.effects.associate(guest.gate, apqn, keys)
         except PartitionUnusable as error:
@@ -86,30 +89,30 @@ class Associations:
 
     def fail(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """An association has failed: nothing passes any more, and every command repeats the code until unbind."""
-        work.records.set_binding(Binding(apqn, guest.instance.id, OUTCOMES[Outcome.BROKEN]))
+        work.storage.set_binding(guest.instance.id, HeldHsm(apqn, OUTCOMES[Outcome.BROKEN]))
         work.effects.unbind(guest.gate, apqn, lambda: guest.gate.bind(apqn))
 
     def unbind(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """Raises ApError: 01 not attached, 0b not bound. The secret stays in the store. An offline HSM can be unbound."""
         require_attached(work.records, guest, apqn)
         after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
-        self.release(work, guest, work.records.bindings(guest.instance.id)[apqn])
+        self.release(work, guest, work.storage.bindings(guest.instance.id)[apqn])
 
-    def release(self, work: Work, guest: Running, binding: Binding) -> None:
+    def release(self, work: Work, guest: Running, binding: HeldHsm) -> None:
         """End what `binding` says, whoever wants it ended."""
-        work.records.unbind(guest.instance.id, binding.apqn)
+        work.storage.unbind(guest.instance.id, binding.apqn)
         keys = self.keys(guest.secrets, binding)
         work.effects.unbind(guest.gate, binding.apqn, lambda: reinstate(guest.gate, binding, keys, wait=True))
 
     def release_forbidden(self, work: Work, guest: Running, policy: Policy) -> tuple[Apqn, ...]:
         """End the guest's associations that `policy` does not allow; which those were."""
-        bindings = work.records.bindings(guest.instance.id).values()
+        bindings = work.storage.bindings(guest.instance.id).values()
         forbidden = tuple(binding for binding in bindings if not self.stands(binding, policy))
         for binding in forbidden:
             self.release(work, guest, binding)
         return tuple(binding.apqn for binding in forbidden)
 
-    def stands(self, binding: Binding, policy: Policy | None) -> bool:
+    def stands(self, binding: HeldHsm, policy: Policy | None) -> bool:
         """Whether a binding may stay as it is. Asked of every binding again when the policy or the cards change."""
         hsm = self._hsms.query(binding.apqn)
         if not hsm.online or hsm.mode is Mode.CCA:
@@ -122,7 +125,7 @@ class Associations:
             return False
         return True
 
-    def keys(self, secrets: SecretStore, binding: Binding) -> PartitionKeys | None:
+    def keys(self, secrets: SecretStore, binding: HeldHsm) -> PartitionKeys | None:
         """What opens the partition of an associated HSM; None for every other."""
         if binding.state is not State.ASSOCIATED or binding.secret_index is None:
             return None
@@ -136,7 +139,7 @@ class Associations:
         return hsm
 
 
-def reinstate(gate: Gate, binding: Binding, keys: PartitionKeys | None, *, wait: bool) -> None:
+def reinstate(gate: Gate, binding: HeldHsm, keys: PartitionKeys | None, *, wait: bool) -> None:
     """Let an attached, unbound HSM be again what `binding` says. Raises PartitionUnusable."""
     if binding.state not in (State.BOUND, State.ASSOCIATED):
         return
@@ -183,7 +186,7 @@ def _require_associable(hsm: ConfigurationData) -> None:
 
 
 def _state(work: Work, guest: Running, apqn: Apqn) -> State:
-    binding = work.records.bindings(guest.instance.id).get(apqn)
+    binding = work.storage.bindings(guest.instance.id).get(apqn)
     return State.UNBOUND if binding is None else binding.state
 
 

@@ -35,8 +35,8 @@ from keyvisor_guest.wire.messages import (
     SetParameters,
     UnmapPages,
     Unpack,
-    WriteStorage,
     UseProtectedKey,
+    WriteStorage,
 )
 
 M = TypeVar("M", bound=Message)

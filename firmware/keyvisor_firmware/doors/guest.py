@@ -15,6 +15,7 @@ from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.secrets import Hash, KeyParameters, KeyUse, Mode, Operation, SecretIndex
 from keyvisor_firmware.state.records import PolicyRow
+from keyvisor_firmware.storage.pages import Span
 from keyvisor_firmware.views import PlanStep
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_KEY_PARAMETER, MAX_POLICY, MAX_REQUEST, Done
@@ -31,6 +32,7 @@ class GuestHandlers:
         self, firmware: Firmware, instance: InstanceId, locked: Callable[[], None] = lambda: None
     ) -> None:
         self._firmware = firmware
+        self._paging = firmware.paging
         self._instance = instance
         self._locked = locked
 
@@ -97,6 +99,13 @@ class GuestHandlers:
     def attest(self, body: messages.Attest) -> messages.AttestationAnswer:
         call = AttestCall(body.request, body.user_data, body.measurement_length, body.additional_length)
         return answers.attestation(self._firmware.attest(self._instance, call))
+
+    def read_storage(self, body: messages.ReadStorage) -> messages.StorageContent:
+        return answers.storage_content(self._paging.read(self._instance, Span(body.address, body.length)))
+
+    def write_storage(self, body: messages.WriteStorage) -> Done:
+        self._paging.write(self._instance, body.address, body.data)
+        return Done()
 
 
 def _secret_id(body: messages.Associate) -> SecretId:

@@ -10,8 +10,8 @@ from typing import Protocol
 from keyvisor_firmware.doors import answers
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import Instance
-from keyvisor_firmware.guests.unpacking import UnpackedRun
 from keyvisor_firmware.storage.donations import CpuOffer, GuestOffer
+from keyvisor_firmware.storage.guest_record import UnpackedRun
 from keyvisor_firmware.storage.pages import Span
 from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.messages import Done
@@ -56,16 +56,19 @@ class HostHandlers:
     def create_guest(self, body: messages.CreateGuest) -> messages.Created:
         self._doors.require_possible(body.name)
         offer = GuestOffer(
-            base=Span(body.base, body.base_length),
-            variable=Span(body.virtual, body.virtual_length),
-            storage=Span(body.storage_origin, body.storage_length),
+            base=body.base,
+            base_length=body.base_length,
+            virtual=body.virtual,
+            virtual_length=body.virtual_length,
+            storage_origin=body.storage_origin,
+            storage_length=body.storage_length,
             asce=body.asce,
             sca=body.sca,
         )
         return messages.Created(handle=self._donations.create_guest(body.name, offer))
 
     def create_cpu(self, body: messages.CreateCpu) -> messages.Created:
-        offer = CpuOffer(body.number, Span(body.storage, body.storage_length))
+        offer = CpuOffer(body.number, body.storage, body.storage_length)
         return messages.Created(handle=self._donations.create_cpu(body.handle, offer))
 
     def destroy_cpu(self, body: messages.ByHandle) -> Done:

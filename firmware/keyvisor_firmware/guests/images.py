@@ -1,25 +1,21 @@
 """The start of a guest from an image, as far as the image goes: its header opened, its pages measured, its policy taken.
 
-The steps of formats, D.5, in order: set secure configuration parameters (header), unpack (components), verify
+The steps of formats, D.5, but for unpack, which is `unpacking`: set secure configuration parameters (header), verify
 (measurement); then what is keyvisor's own, the ramdisk and the policy in it. Every refusal has its code, and tells the
-host, who hears it, nothing of what is encrypted. Only what is needed is decrypted: measured are the pages as they stand.
+host, who hears it, nothing of what is encrypted. Knows neither storage nor the file that the pages came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.errors import ImageRefused
-from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import ImageCode
-from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.state.records import PolicyRow
-from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH
-from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, WireError
 from keyvisor_guest.wire.guest_file import opens_after_lock
 from keyvisor_guest.wire.initrd import Entry, find_guest_file, find_policy, unpack
@@ -36,64 +32,38 @@ from keyvisor_guest.wire.se_header import (
     read_header_head,
     unseal_header,
 )
-from keyvisor_guest.wire.se_image import SeImage, check_measured, read_image
-from keyvisor_guest.wire.se_image_layout import find_header
-from keyvisor_guest.wire.se_pages import ComponentKind
+from keyvisor_guest.wire.se_image import SeImage, check_measured
+from keyvisor_guest.wire.se_pages import Component, ComponentKind
 from keyvisor_policy import DocumentError, parse
-
-_ID_LENGTH = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class BootImage:
-    """What a guest starts with. `policy` is the one inside the image, None where it carries none.
+class BootHeader:
+    """An image's header, opened. `host_key_hash` (32 bytes) names the host key that opened it."""
 
-    `host_key_hash` (32 bytes) names the host key that opened the header; `opens_after_lock`: nothing is bound before
-    the secret store is locked (wire/guest_file.py).
+    header: SeHeader
+    host_key_hash: bytes
+    secrets: HeaderSecrets = field(repr=False)
+
+    def clear(self, component: Component) -> bytes:
+        """The whole pages of a component in clear; only what was measured is worth it."""
+        return SeImage(self.header, ()).clear(component, self.secrets.image_key)
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What a measured image says to the firmware. `policy` is None where it carries none.
+
+    `opens_after_lock`: nothing is bound before the secret store is locked (wire/guest_file.py).
     """
 
-    identity: BootIdentity
-    host_key_hash: bytes
-    secrets: BootSecrets = field(repr=False)
     policy: PolicyRow | None = field(repr=False)
     opens_after_lock: bool
 
-    def instance(self, name: str, started: str, randomness: Callable[[int], bytes]) -> Instance:
-        """A new instance of this image, with ids that no other ever has. `randomness(n)` gives n random bytes."""
-        return Instance(
-            id=InstanceId(randomness(_ID_LENGTH).hex()),
-            name=name,
-            cuid=randomness(CUID_LENGTH),
-            identity=self.identity,
-            started=started,
-            host_key_hash=self.host_key_hash,
-            opens_after_lock=self.opens_after_lock,
-        )
 
-
-def open_image(data: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) -> BootImage:
-    """The image, if every byte of it is as its owner built it for one of `host_keys`. Raises ImageRefused."""
-    header, secrets = _set_parameters(data, host_keys)
-    with _refusing(ImageCode.COMPONENTS_WRONG):
-        image = read_image(data, header)
-    with _refusing(ImageCode.NOT_AS_MEASURED):
-        check_measured(image)
-    policy, guest_file = _files(image, secrets.image_key)
-    return BootImage(
-        header.identity(),
-        addressed_key(host_keys, header.slots),
-        BootSecrets(secrets.cck, secrets.scf),
-        None if policy is None else _readable(policy),
-        guest_file is not None and _opens_after_lock(guest_file),
-    )
-
-
-def _set_parameters(
-    data: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]
-) -> tuple[SeHeader, HeaderSecrets]:
-    """The header's two parts, each check with its code."""
+def set_parameters(raw: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) -> BootHeader:
+    """The header that `raw` is, opened with one of `host_keys`; each check with its code. Raises ImageRefused."""
     with _refusing(ImageCode.NO_HEADER):
-        raw = find_header(data)
         head = read_header_head(raw)
     with _refusing(ImageCode.VERSION_UNSUPPORTED):
         check_header_version(head)
@@ -104,10 +74,26 @@ def _set_parameters(
         header = read_header(raw)
     with _refusing(ImageCode.CANNOT_DECRYPT):
         try:
-            return header, unseal_header(header, header_key(header, host_keys))
+            secrets = unseal_header(header, header_key(header, host_keys))
         except Malformed:
             # The reason repeats what is encrypted in the header.
             raise ImageRefused(ImageCode.FLAG_UNKNOWN) from None
+    return BootHeader(header, addressed_key(host_keys, header.slots), secrets)
+
+
+def verify(boot: BootHeader, components: Sequence[Component]) -> BootFiles:
+    """What the pages are, if every byte of them is as the header's owner had it. Raises ImageRefused.
+
+    Measured first, all of them; the ramdisk is decrypted only then.
+    """
+    image = SeImage(boot.header, tuple(components))
+    with _refusing(ImageCode.NOT_AS_MEASURED):
+        check_measured(image)
+    policy, guest_file = _files(image, boot.secrets.image_key)
+    return BootFiles(
+        None if policy is None else _readable(policy),
+        guest_file is not None and _opens_after_lock(guest_file),
+    )
 
 
 def _files(image: SeImage, key: bytes) -> tuple[Entry | None, Entry | None]:

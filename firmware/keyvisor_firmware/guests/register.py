@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyvisor_firmware.association.commands import Associations, reinstate
+from keyvisor_firmware.association.commands import Associations, Work, reinstate
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.policies import read
@@ -14,6 +14,7 @@ from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.records import Records
+from keyvisor_firmware.storage.holdings import Configuration
 from keyvisor_policy import Policy
 
 
@@ -21,7 +22,12 @@ class Register:
     """Looked up by instance; by name for the host, who knows no instances."""
 
     def __init__(
-        self, hsms: Hsms, gates: Gates, stores: SecretStores, associations: Associations, audit: Audit
+        self,
+        hsms: Hsms,
+        gates: Gates,
+        stores: SecretStores,
+        associations: Associations,
+        audit: Audit,
     ) -> None:
         self._hsms = hsms
         self._gates = gates
@@ -58,44 +64,46 @@ class Register:
         """It does not run any more."""
         del self._guests[instance]
 
-    def open(self, instance: Instance, records: Records) -> Running:
+    def open(self, guest: Configuration, records: Records) -> Running:
         """A guest with a gate of its own and the secrets and policy that it has. Raises OSError, StateUnusable."""
-        secrets = self._stores.kept(records, instance)
+        instance = guest.instance
+        secrets = self._stores.kept(records, guest)
         return Running(instance, self._gates.open(instance.name), secrets, self._policy(records, instance))
 
-    def restore(self, instance: Instance, records: Records) -> None:
-        """Make a guest again as the database says; what does not stand any more is ended and recorded.
+    def restore(self, guest: Configuration, work: Work) -> None:
+        """Make a guest again as storage says; what does not stand any more is ended and recorded.
 
         Its partitions are opened when its gate first runs. Raises OSError, StateUnusable.
         """
-        guest = self.open(instance, records)
+        running = self.open(guest, work.records)
         try:
-            self._reinstate(guest, records)
+            self._reinstate(running, work)
         except BaseException:
-            guest.gate.stop()
+            running.gate.stop()
             raise
-        self.add(guest)
+        self.add(running)
 
-    def _reinstate(self, guest: Running, records: Records) -> None:
-        self._drop_what_is_gone(guest, records)
-        for apqn in records.attached(guest.instance.id):
+    def _reinstate(self, guest: Running, work: Work) -> None:
+        self._drop_what_is_gone(guest, work)
+        for apqn in work.records.attached(guest.instance.id):
             guest.gate.attach(self._hsms.query(apqn))
-        for binding in records.bindings(guest.instance.id).values():
-            if self._associations.stands(binding, guest.policy):
-                keys = self._associations.keys(guest.secrets, binding)
-                reinstate(guest.gate, binding, keys, wait=False)
+        for held in work.storage.bindings(guest.instance.id).values():
+            if self._associations.stands(held, guest.policy):
+                keys = self._associations.keys(guest.secrets, held)
+                reinstate(guest.gate, held, keys, wait=False)
             else:
-                records.unbind(guest.instance.id, binding.apqn)
+                work.storage.unbind(guest.instance.id, held.apqn)
                 self._ended(
-                    records, guest, "unbind", str(binding.apqn), "offline, or allowed by no rule any more"
+                    work.records, guest, "unbind", str(held.apqn), "offline, or allowed by no rule any more"
                 )
 
-    def _drop_what_is_gone(self, guest: Running, records: Records) -> None:
-        for apqn in records.attached(guest.instance.id):
+    def _drop_what_is_gone(self, guest: Running, work: Work) -> None:
+        for apqn in work.records.attached(guest.instance.id):
             if apqn not in self._hsms:
-                records.unbind(guest.instance.id, apqn)
-                records.detach(guest.instance.id, apqn)
-                self._ended(records, guest, "detach", str(apqn), "not in the configuration any more")
+                if apqn in work.storage.bindings(guest.instance.id):
+                    work.storage.unbind(guest.instance.id, apqn)
+                work.records.detach(guest.instance.id, apqn)
+                self._ended(work.records, guest, "detach", str(apqn), "not in the configuration any more")
 
     def _ended(self, records: Records, guest: Running, event: str, apqn: str, why: str) -> None:
         self._audit.log.warning(event, guest=guest.instance.name, apqn=apqn, why=why)

@@ -109,9 +109,7 @@ class Records:
 
     def add_guest(self, guest: GuestRow) -> None:
         """Raises RowTaken where there is a guest of that name."""
-        self._insert(
-            insert(GUESTS).values(instance=guest.instance, name=guest.name, handle=guest.handle)
-        )
+        self._insert(insert(GUESTS).values(instance=guest.instance, name=guest.name, handle=guest.handle))
 
     def remove_guest(self, instance: InstanceId) -> None:
         """The guest and everything that hangs on it."""

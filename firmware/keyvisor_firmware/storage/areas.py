@@ -39,7 +39,10 @@ def scatter(sealed: bytes, spans: Sequence[Span]) -> Scattered:
     content = content.ljust(used, b"\x00")
     room = sum(span.length for span in spans)
     if used > room:
-        raise StateUnusable(f"a sealed value needs {used} bytes, and its area has {room}")
+        raise StateUnusable(
+            f"a sealed value needs {used} bytes, and its area has {room}; "
+            "stop the guest, and start it with what the storage query tells now"
+        )
     addresses = (address for span in _cut(spans, 0, used) for address in range(span.start, span.end, PAGE))
     pages = {address: content[at * PAGE : (at + 1) * PAGE] for at, address in enumerate(addresses)}
     return Scattered(pages, tuple(_cut(spans, used, room)))

@@ -214,9 +214,10 @@ class RangeSlots:
         Raises StorageRefused where there are not slots enough, ValueError for a change of another table.
         """
         going = {interval.start for interval in change.removed}
-        wrong = going - self._slots.keys() or {i.start for i in change.added} - going & self._slots.keys()
+        wrong = [start for start in going if start not in self._slots]
+        wrong += [i.start for i in change.added if i.start in self._slots and i.start not in going]
         if wrong:
-            raise ValueError(f"the slots are not those of the table that the change is for: {min(wrong):#x}")
+            raise ValueError(f"the slots are not those of the table that the change is for: {wrong[0]:#x}")
         removed = tuple((interval.start, self._slots[interval.start]) for interval in change.removed)
         slots = [slot for _, slot in removed]
         slots += self._unused(len(change.added) - len(slots))

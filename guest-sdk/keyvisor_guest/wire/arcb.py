@@ -30,6 +30,7 @@ from keyvisor_guest.wire.p521 import POINT_LENGTH, encode_point
 
 __all__ = [
     "ADDITIONS",
+    "ATTESTATION_FLAGS",
     "AddData",
     "AttestationBlock",
     "AttestationContents",
@@ -212,7 +213,7 @@ def check_sealed_length(block: AttestationBlock) -> None:
 
 def check_flags(block: AttestationBlock) -> None:
     """Raises Malformed for a flag that is not known."""
-    if unknown := block.flags & ~(_NONCE_FLAG | flag_bits(AddData)):
+    if unknown := block.flags & ~ATTESTATION_FLAGS:
         raise Malformed(f"unknown flags {unknown:016x}")
 
 
@@ -245,6 +246,9 @@ def parse(data: bytes) -> AttestationBlock:
 def flag_bits(asked: Sequence[AddData] | type[AddData]) -> int:
     """The flags that ask for these."""
     return sum(ADDITIONS[name].flag for name in frozenset(asked))
+
+
+ATTESTATION_FLAGS: Final = _NONCE_FLAG | flag_bits(AddData)  # all that there are
 
 
 def additional_length(asked: Sequence[AddData]) -> int:

@@ -88,8 +88,8 @@ class HeldHsmList(Message):
 class Guest(Message):
     """One guest as the host sees it: nothing of its secrets, its policy or why it was refused.
 
-    `state` is that of its lifecycle; `cpus` the numbers of those that were created, `cpu_handles` theirs. `storage_length` (bytes) and `asce`
-    are what the host created it with. `started` is empty before it runs.
+    `state` is that of its lifecycle; `cpus` the numbers of those that were created, `cpu_handles` theirs.
+    `storage_length` (bytes) and `asce` are what the host created it with. `started` is empty before it runs.
     """
 
     name: GuestName

@@ -34,7 +34,6 @@ from keyvisor_guest.wire.se_image_layout import (
     HEADER_AT,
     IPIB_AT,
     RECORD_AT,
-    Layout,
     check_unmeasured,
     encode_ipib,
     encode_record,
@@ -43,6 +42,7 @@ from keyvisor_guest.wire.se_image_layout import (
 )
 from keyvisor_guest.wire.se_pages import (
     TWEAK_PREFIX_LENGTH,
+    Component,
     ComponentKind,
     Placement,
     decrypt_pages,
@@ -90,40 +90,41 @@ class ImageKeys:
 
 @dataclass(frozen=True, slots=True)
 class SeImage:
-    """An image whose parts are where they should be. Nothing is measured yet, nothing decrypted."""
+    """An image's header and components. Nothing is measured yet, nothing decrypted."""
 
     header: SeHeader
-    layout: Layout
-    data: bytes = field(repr=False)
+    components: tuple[Component, ...]
 
     def component(self, kind: ComponentKind, key: bytes) -> bytes | None:
         """A component in clear, without what fills its last page where stage 3b tells; None where there is none.
 
         `key` is the image key of the header's secrets. Raises CannotDecrypt, Malformed.
         """
-        place = self._placement(kind)
-        if place is None:
+        found = self._find(kind)
+        if found is None:
             return None
-        length = place.size if kind is ComponentKind.STAGE3B else self._length(place, kind, key)
-        return self._clear(place, key)[:length]
+        size = found.placement.size
+        length = size if kind is ComponentKind.STAGE3B else self._length(found.placement, kind, key)
+        return self.clear(found, key)[:length]
+
+    def clear(self, component: Component, key: bytes) -> bytes:
+        """The whole pages of a component in clear. Raises CannotDecrypt."""
+        if self.header.pcf & Pcf.COMPONENTS_IN_CLEAR:
+            return component.pages
+        return decrypt_pages(component, key)
 
     def _length(self, place: Placement, kind: ComponentKind, key: bytes) -> int:
-        stage3b = self._placement(ComponentKind.STAGE3B)
-        said = None if stage3b is None else _read_stage3b(self._clear(stage3b, key)).get(kind)
+        stage3b = self._find(ComponentKind.STAGE3B)
+        said = None if stage3b is None else _read_stage3b(self.clear(stage3b, key)).get(kind)
         if said is None:
             return place.size
         address, length = said
         if address != place.address or whole_pages(length) != place.size:
-            raise Malformed(f"stage 3b and the IPIB do not agree on the {kind.name.lower()}")
+            raise Malformed(f"stage 3b does not agree on where the {kind.name.lower()} is")
         return length
 
-    def _placement(self, kind: ComponentKind) -> Placement | None:
-        return next((place for place in self.layout.components if place.kind == kind), None)
-
-    def _clear(self, place: Placement, key: bytes) -> bytes:
-        if self.header.pcf & Pcf.COMPONENTS_IN_CLEAR:
-            return self.data[place.address : place.end]
-        return decrypt_pages(self.data, place, key)
+    def _find(self, kind: ComponentKind) -> Component | None:
+        return next((one for one in self.components if one.placement.kind == kind), None)
 
 
 def build_image(draft: ImageDraft, fresh: ImageKeys, host_keys: Sequence[ec.EllipticCurvePublicKey]) -> bytes:
@@ -132,22 +133,16 @@ def build_image(draft: ImageDraft, fresh: ImageKeys, host_keys: Sequence[ec.Elli
     Raises Unbuildable for what an image cannot hold, HostKeyUnusable for another curve.
     """
     contents = _contents(draft)
-    placements = _place(contents, fresh.tweaks)
-    image = bytearray(placements[-1].end)
-    for place, content in zip(placements, contents.values(), strict=True):
-        clear = draft.pcf & Pcf.COMPONENTS_IN_CLEAR
-        pages = (
-            content.ljust(place.size, b"\x00")
-            if clear
-            else encrypt_pages(content, draft.secrets.image_key, place.tweak_prefix)
-        )
-        image[place.address : place.end] = pages
-    measured = measure(bytes(image), placements)
+    components = _encrypted(draft, contents, fresh.tweaks)
+    measured = measure(components)
     header = build_header(HeaderDraft(measured, draft.secrets, draft.pcf), fresh.header, host_keys)
+    placements = [component.placement for component in components]
+    image = bytearray(placements[-1].end)
     for at, part in (
         (RECORD_AT, encode_record(HEADER_AT, IPIB_AT)),
         (HEADER_AT, header),
         (IPIB_AT, encode_ipib(HEADER_AT, len(header), placements)),
+        *((component.placement.address, component.pages) for component in components),
     ):
         image[at : at + len(part)] = part
     return bytes(image)
@@ -181,12 +176,14 @@ def read_image(data: bytes, header: SeHeader) -> SeImage:
     if pages != header.measured.page_count:
         raise Malformed(f"the header is for {header.measured.page_count} pages, the image has {pages}")
     check_unmeasured(data, layout)
-    return SeImage(header, layout, data)
+    return SeImage(
+        header, tuple(Component(place, data[place.address : place.end]) for place in layout.components)
+    )
 
 
 def check_measured(image: SeImage) -> None:
     """Raises Malformed unless pages, addresses and tweaks are those that the header was made for."""
-    found, wanted = measure(image.data, image.layout.components), image.header.measured
+    found, wanted = measure(image.components), image.header.measured
     for what, one, other in (
         ("pages (PLD)", found.pld, wanted.pld),
         ("pages' addresses (ALD)", found.ald, wanted.ald),
@@ -207,6 +204,21 @@ def _contents(draft: ImageDraft) -> dict[ComponentKind, bytes]:
     if len(given.get(ComponentKind.CMDLINE, b"")) > MAX_CMDLINE:
         raise Unbuildable(f"a command line has at most {MAX_CMDLINE} bytes with its NUL")
     return {**given, ComponentKind.STAGE3B: _stage3b(given, draft.secrets)}
+
+
+def _encrypted(
+    draft: ImageDraft, contents: Mapping[ComponentKind, bytes], tweaks: Mapping[ComponentKind, bytes]
+) -> list[Component]:
+    """The components as they go into the image."""
+    components = []
+    for place, content in zip(_place(contents, tweaks), contents.values(), strict=True):
+        pages = (
+            content.ljust(place.size, b"\x00")
+            if draft.pcf & Pcf.COMPONENTS_IN_CLEAR
+            else encrypt_pages(content, draft.secrets.image_key, place.tweak_prefix)
+        )
+        components.append(Component(place, pages))
+    return components
 
 
 def _place(contents: Mapping[ComponentKind, bytes], tweaks: Mapping[ComponentKind, bytes]) -> list[Placement]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -22,6 +22,7 @@ from keyvisor_guest.wire.se_header import IMAGE_KEY_LENGTH, Measurement
 
 __all__ = [
     "TWEAK_PREFIX_LENGTH",
+    "Component",
     "ComponentKind",
     "Placement",
     "decrypt_pages",
@@ -63,6 +64,14 @@ class Placement:
         return int.from_bytes(self.tweak_prefix[:_KIND_LENGTH], "big")
 
 
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A component's pages, as they stand in the image: encrypted, unless the image says otherwise."""
+
+    placement: Placement
+    pages: bytes = field(repr=False)
+
+
 def whole_pages(length: int) -> int:
     """`length` rounded up to whole pages, bytes."""
     return -(-length // PAGE_LENGTH) * PAGE_LENGTH
@@ -77,16 +86,15 @@ def encrypt_pages(content: bytes, key: bytes, tweak_prefix: bytes) -> bytes:
         raise Unbuildable(f"an image key has {IMAGE_KEY_LENGTH} bytes, and its two halves differ") from error
 
 
-def decrypt_pages(data: bytes, placement: Placement, key: bytes) -> bytes:
-    """The component's pages in clear, of the image file `data`. Raises CannotDecrypt for a key of another length."""
-    pages = memoryview(data)[placement.address : placement.end]
+def decrypt_pages(component: Component, key: bytes) -> bytes:
+    """The component's pages in clear. Raises CannotDecrypt for a key of another length."""
     try:
-        return _crypt(pages, key, placement.tweak_prefix, encrypt=False)
+        return _crypt(component.pages, key, component.placement.tweak_prefix, encrypt=False)
     except ValueError as error:
         raise CannotDecrypt("the image's key is none for its pages") from error
 
 
-def _crypt(pages: bytes | memoryview, key: bytes, tweak_prefix: bytes, *, encrypt: bool) -> bytes:
+def _crypt(pages: bytes, key: bytes, tweak_prefix: bytes, *, encrypt: bool) -> bytes:
     algorithm = AES(key)
     source = memoryview(pages)
     target = memoryview(bytearray(len(source) + _MARGIN))
@@ -99,13 +107,13 @@ def _crypt(pages: bytes | memoryview, key: bytes, tweak_prefix: bytes, *, encryp
     return bytes(target[: len(source)])
 
 
-def measure(data: bytes, placements: Iterable[Placement]) -> Measurement:
-    """PLD over the pages as they stand in `data`, ALD over their addresses (u64), TLD over their tweaks, in order."""
-    view = memoryview(data)
+def measure(components: Iterable[Component]) -> Measurement:
+    """PLD over the pages as they stand, ALD over their addresses (u64), TLD over their tweaks, in order."""
     pld, ald, tld = hashlib.sha512(), hashlib.sha512(), hashlib.sha512()
     page_count = 0
-    for place in placements:
-        pld.update(view[place.address : place.end])
+    for component in components:
+        place = component.placement
+        pld.update(component.pages)
         offsets = range(0, place.size, PAGE_LENGTH)
         ald.update(b"".join((place.address + offset).to_bytes(8, "big") for offset in offsets))
         tld.update(b"".join(place.tweak_prefix + offset.to_bytes(8, "big") for offset in offsets))

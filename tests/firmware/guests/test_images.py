@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from sqlalchemy import update
 
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.errors import ApError, Conflict, ImageRefused, NotFound, StateUnusable
-from keyvisor_firmware.guests.boot_secrets import BootSecrets
 from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
 from keyvisor_firmware.guests.images import open_image
 from keyvisor_firmware.guests.instance import Instance

@@ -58,7 +58,7 @@ def longest_store(association: int, retrievable: int, requests: int = DEFAULT_MA
 
 def test_the_defaults_are_these() -> None:
     assert of(Config().limits, Config().storage) == Amounts(
-        zone_base=5 * MIB, guest_base=0x8000, guest_virtual=0x42E000, guest_per_mib=0x2000, cpu=0x1000
+        zone_base=5 * MIB, guest_base=0x8000, guest_virtual=0x431000, guest_per_mib=0x2000, cpu=0x1000
     )
 
 

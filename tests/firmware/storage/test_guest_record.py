@@ -18,6 +18,7 @@ from keyvisor_firmware.storage.guest_record import (
     UnpackedRun,
     longest_record,
 )
+from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn
 
 from .strategies import IDENTITY, MEMORY_KEY, longest_guest, records
@@ -160,13 +161,21 @@ def test_a_broken_field_is_refused(at: int, value: int) -> None:
         {"cpus": longest_guest(1).cpus * 2},
         {"cpus": (*longest_guest(4096).cpus, GuestCpu(4096, 1, 1))},
         {"held": longest_guest(0).held[:2][::-1]},
-        {"held": (HeldHsm(Apqn(3, 3), State.UNBOUND),)},
         {"held": (*longest_guest(0).held, HeldHsm(Apqn(1, 0), State.BOUND))},
     ],
 )
 def test_what_no_guest_is_has_no_record(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no guest's record"):
         dataclasses.replace(FULL, **change)  # type: ignore[arg-type]
+
+
+def test_no_part_of_a_record_is_like_this() -> None:
+    with pytest.raises(ValueError, match="no HSM"):
+        HeldHsm(Apqn(3, 3), State.UNBOUND)
+    with pytest.raises(ValueError, match="no HSM"):
+        HeldHsm(Apqn(3, 3), State.ASSOCIATED, 0, SecretId(b"i" * 31))
+    with pytest.raises(ValueError, match="tweak"):
+        UnpackedRun(0, 4096, b"t" * 7, 0)
 
 
 def test_no_key_is_in_the_text_of_a_record_or_of_an_error() -> None:

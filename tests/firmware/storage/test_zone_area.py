@@ -170,7 +170,7 @@ def test_one_range_too_many_is_refused_and_nothing_is_done() -> None:
     put(slots, range_at(0), range_at(2))
     with pytest.raises(StorageRefused, match="2 ranges") as refused:
         slots.plan(Change(added=(range_at(4),)))
-    assert refused.value.code == StorageCode.RANGES_EXHAUSTED.number
+    assert refused.value.why is StorageCode.RANGES_EXHAUSTED
     assert len(slots) == 2
     put(slots, range_at(4), removed=(range_at(0),))
     with pytest.raises(StorageRefused):
