@@ -123,7 +123,7 @@ class Firmware:
     def guest(self, handle: int) -> GuestView:
         """One of them. Raises StorageRefused."""
         with self._commands.reading() as records:
-            return self._seen(records, self._holdings.draft(records).guest(handle))
+            return self._seen(records, self._holdings.guest(handle))
 
     def attach(self, name: str, apqn: Apqn) -> None:
         """Let a guest ask for an HSM. Raises NotFound, Conflict."""
