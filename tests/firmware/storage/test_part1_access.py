@@ -76,16 +76,16 @@ def test_part1_T7_every_refused_access_is_recorded_with_its_address(world: World
     given = world.booted()
     for span in secure_spans(world, given).values():
         for event, access in (
-            ("host read", lambda span=span: world.host.memory.read(span.start - 8, 16)),
-            ("host write", lambda span=span: world.host.memory.write(span.start - 8, b"w" * 16)),
+            ("host read", lambda span=span: world.host.memory.read(span.start + 8, 16)),
+            ("host write", lambda span=span: world.host.memory.write(span.start + 8, b"w" * 16)),
         ):
             before = len(world.events())
             with refused("program", 0x3D) as info:
                 access()
-            assert f"{span.start:#x}" in str(info.value)
+            assert f"{span.start + 8:#x}" in str(info.value)
             new = world.events()[before:]
             assert [(one.event, one.detail["outcome"]) for one in new] == [(event, "refused")]
-            assert f"{span.start:#x}" in new[0].detail["reason"]
+            assert f"{span.start + 8:#x}" in new[0].detail["reason"]
             assert "3d" in new[0].detail["reason"]
 
 
