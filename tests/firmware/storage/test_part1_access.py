@@ -318,7 +318,11 @@ def test_part1_T9_a_mapping_that_changes_while_a_guest_boots(world: World) -> No
     kernel = image.components[0].placement.address
     copy = world.kernel.frame()
     world.host.memory.write(copy.start, image.components[0].pages)
-    for absolute, code in ((copy.start, 0x3E), (given.absolute(kernel + PAGE), 0x3F), (given.base.start, 0x3F)):
+    for absolute, code in (
+        (copy.start, 0x3E),
+        (given.absolute(kernel + PAGE), 0x3F),
+        (given.base.start, 0x3F),
+    ):
         world.kernel.remap(given, kernel, absolute)
         before = world.picture()
         with refused("program", code):

@@ -353,9 +353,7 @@ class Kernel:
                 **other,
             },
         )
-        return Given(
-            offer.name, handle, offer.asce, offer.sca, offer.base, offer.variable, offer.memory
-        )
+        return Given(offer.name, handle, offer.asce, offer.sca, offer.base, offer.variable, offer.memory)
 
     def create(self, name: str = "payments", memory: int = MEMORY) -> Given:
         """A guest that is created, and no more."""
