@@ -142,7 +142,7 @@ def test_part1_T11_storage_of_a_guest_becomes_another_guests(world: World) -> No
     world.add_secret(old, "signing")
     world.kernel.destroy(old)
     new = world.booted("billing")
-    assert {span for span in new.spans} & {span for span in old.spans}
+    assert set(new.spans) & set(old.spans)
     assert world.secrets(new) == 0
     assert world.read(new, KERNEL).startswith(b"kernel of billing")
     assert world.holdings.host.zone.of_domain(old.handle) == ()

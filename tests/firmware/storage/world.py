@@ -53,9 +53,13 @@ class Killed(BaseException):
 
 
 class FailingDatabase(Database):
-    """A database whose commits fail when a test says so: `due` is asked at the end of every transaction."""
+    """A database whose commits fail when a test says so: `due` is asked at the end of every transaction.
+
+    After one that kills there are no more: whoever is dead undoes nothing.
+    """
 
     due: Callable[[], BaseException | None]
+    dead: bool = False
 
     def hurry(self) -> None:
         """Do not wait for the disk: what dies here is the daemon, and never the machine."""
@@ -64,9 +68,12 @@ class FailingDatabase(Database):
 
     @contextmanager
     def transaction(self) -> Iterator[Records]:
+        if self.dead:
+            raise Killed
         with super().transaction() as records:
             yield records
             if (error := self.due()) is not None:
+                self.dead = isinstance(error, Killed)
                 raise error
 
 
@@ -193,11 +200,21 @@ class World:
         self, given: Given, name: str, value: bytes = b"\x5e" * 32, kind: SecretKind = SecretKind.ASSOCIATION
     ) -> None:
         """The guest's owner adds a secret."""
-        identity = self.firmware.identity(self.instance(given)).identity
+        self.add_secret_to(self.instance(given), name, value, kind)
+
+    def add_secret_to(
+        self,
+        instance: InstanceId,
+        name: str,
+        value: bytes = b"\x5e" * 32,
+        kind: SecretKind = SecretKind.ASSOCIATION,
+    ) -> None:
+        """The same, for a guest that is known by its instance."""
+        identity = self.firmware.identity(instance).identity
         fresh = FreshKeys(ec.generate_private_key(ec.SECP521R1()), os.urandom(32), os.urandom(12))
         key = self.host_keys.ring.current.private.public_key()
         request = build(Draft(kind, identity, id_from_name(name), value), fresh, [key])
-        self.firmware.add_secret(self.instance(given), request)
+        self.firmware.add_secret(instance, request)
 
     def secrets(self, given: Given) -> int:
         """How many the guest has."""
