@@ -21,7 +21,7 @@ from keyvisor_guest.wire.initrd import Entry, pack
 from keyvisor_guest.wire.se_header import HeaderKeys, HeaderSecrets, Scf, open_header, seal_header
 from keyvisor_guest.wire.se_image import ImageDraft, ImageKeys, build_image, identity_of, stage3b_address
 from keyvisor_guest.wire.se_image_layout import HEADER_AT, find_header
-from keyvisor_guest.wire.se_pages import Component, ComponentKind
+from keyvisor_guest.wire.se_pages import Component, ComponentKind, Placement
 
 from ...images import an_image
 from ..machine import policy
@@ -77,8 +77,11 @@ def changed(at: int, value: bytes, data: bytes = IMAGE.data) -> bytes:
     return data[:at] + value + data[at + len(value) :]
 
 
-def moved(component: Component, **places: object) -> Component:
-    return dataclasses.replace(component, placement=dataclasses.replace(component.placement, **places))
+def moved(component: Component, address: int | None = None, tweak_prefix: bytes | None = None) -> Component:
+    place = component.placement
+    there = place.address if address is None else address
+    tweak = tweak_prefix or place.tweak_prefix
+    return dataclasses.replace(component, placement=Placement(there, place.size, tweak))
 
 
 # --- what is opened
