@@ -136,7 +136,7 @@ def assert_told(refused: ImageRefused, code: ImageCode) -> None:
     [
         (b"", ImageCode.NO_HEADER),
         (HEADER[:0x30], ImageCode.NO_HEADER),
-        (changed(0, b"IBMSecEy", HEADER), ImageCode.VERSION_UNSUPPORTED),
+        (changed(0, b"IBMSecEy", HEADER), ImageCode.NO_HEADER),
         (changed(8, b"\x00\x00\x02\x00", HEADER), ImageCode.VERSION_UNSUPPORTED),
         (changed(0x27, b"\x00", HEADER), ImageCode.HOST_KEYS_WRONG),
         (changed(0x27, b"\x60", HEADER), ImageCode.HOST_KEYS_WRONG),
