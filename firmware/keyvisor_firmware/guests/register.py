@@ -49,6 +49,10 @@ class Register:
         except KeyError:
             raise NotFound("this guest was stopped") from None
 
+    def find(self, instance: InstanceId) -> Running | None:
+        """The guest, if it runs."""
+        return self._guests.get(instance)
+
     def named(self, name: str) -> Running:
         """Raises NotFound."""
         for guest in self._guests.values():

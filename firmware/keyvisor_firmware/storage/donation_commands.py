@@ -197,8 +197,13 @@ class DonationCommands:
             return guest.row.name
 
     def _end(self, work: Work, guest: Configuration) -> None:
-        """The gate goes; if the rest is refused after all, it comes back."""
-        running = self._guests.of(guest.row.instance)
+        """The gate goes; if the rest is refused after all, it comes back.
+
+        It is gone already where it could not come back from an earlier destroy that failed.
+        """
+        running = self._guests.find(guest.row.instance)
+        if running is None:
+            return
 
         def again() -> None:
             with self._commands.errand("restart guest", guest.row.name) as other:
