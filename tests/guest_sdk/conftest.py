@@ -77,7 +77,8 @@ def an_hsm(apqn: str, **changed: object) -> messages.Hsm:
 class Story:
     """What the firmware knows, and what it was asked (`asked` are the routes' names, in order).
 
-    `before` is called with the name of a route and its body before it is served, and may raise a Refusal.
+    `before` is called with the name of a route and its body before it is served, and may raise a Refusal. `half`: the
+    code with which guests are created half. `lost`: routes whose answers never arrive.
     """
 
     hsms: dict[str, messages.Hsm]
@@ -91,6 +92,8 @@ class Story:
     headers: dict[int, bytes] = field(default_factory=dict)
     unpacked: dict[int, list[messages.Unpack]] = field(default_factory=dict)
     before: Callable[[str, Message | None], None] = lambda name, body: None
+    half: int | None = None
+    lost: set[str] = field(default_factory=set)
     requests: list[bytes] = field(default_factory=list)
     values: dict[int, bytes] = field(default_factory=dict)
     uses: list[messages.UseProtectedKey] = field(default_factory=list)
@@ -201,12 +204,14 @@ class HostDoor:
             handle,
             cuid="2d" * 16,
             started="",
-            state="created",
+            state="created" if self._story.half is None else "unfinished",
             cpus=[],
             cpu_handles=[],
             storage_length=body.storage_length,
             asce=body.asce,
         )
+        if self._story.half is not None:
+            raise uv(0x8000 | self._story.half, "the guest is half made", handle=handle)
         return messages.Created(handle=handle)
 
     def create_cpu(self, body: messages.CreateCpu) -> Message:
@@ -527,9 +532,12 @@ def _handler(story: Story, door: object, routes: tuple[Route, ...]) -> type[Base
                 arguments["body"] = route.body.model_validate_json(text)
             try:
                 story.before(route.name, arguments.get("body"))
-                self.send_answer(200, getattr(door, route.name)(**arguments))
+                answer = getattr(door, route.name)(**arguments)
             except Refusal as refusal:
                 self.send_answer(refusal.status, refusal.problem)
+                return
+            if route.name not in story.lost:
+                self.send_answer(200, answer)
 
         def send_answer(self, status: int, answer: Message) -> None:
             text = answer.model_dump_json().encode()

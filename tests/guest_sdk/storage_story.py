@@ -5,6 +5,7 @@ Kept plain: lists of ranges that are looked through. What is secure refuses the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -174,5 +175,5 @@ class StorageStory:
         for one in self.secure:
             edges |= {edge for edge in (one.start, one.end) if start < edge < end}
         cuts = sorted(edges)
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in itertools.pairwise(cuts):
             yield first, last, self.is_secure(first, last)

@@ -224,3 +224,14 @@ def test_a_secret_that_the_guest_has_not_is_said(firmware: Any, guest: Guest) ->
     firmware.story.secrets.clear()
     with pytest.raises(PlanUnmet, match="is not in the guest's store"):
         guest.apply(MET)
+
+
+def test_a_guest_reads_and_writes_its_storage(firmware: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyvisor_guest.storage.MAX_ACCESS", 100)
+    memory = Guest("lab", state=firmware.state).memory
+    data = bytes(range(256))
+    memory.write(0x1001, data)
+    assert memory.read(0x1000, 258) == b"\0" + data + b"\0"
+    with pytest.raises(Refused) as refused:
+        memory.read(1 << 30, 1)
+    assert (refused.value.kind, refused.value.code) == ("program", 0x3E)

@@ -47,7 +47,29 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
     """The table has no row that the client cannot call."""
     bodies: dict[type[messages.Message] | None, messages.Message | None] = {
         None: None,
-        messages.StartGuest: messages.StartGuest(image=b"AAAA"),
+        messages.QueryStorage: messages.QueryStorage(),
+        messages.InitStorage: messages.InitStorage(origin=1 << 31, length=1 << 21),
+        messages.CreateGuest: messages.CreateGuest(
+            name="g",
+            base=1 << 20,
+            base_length=4096,
+            virtual=1 << 20,
+            virtual_length=4096,
+            storage_length=1 << 20,
+            asce=4096,
+            sca=8192,
+        ),
+        messages.CreateCpu: messages.CreateCpu(handle=0xA1, number=1, storage=4096, storage_length=4096),
+        messages.SetParameters: messages.SetParameters(handle=0xA1, header=4096, header_length=640),
+        messages.Unpack: messages.Unpack(handle=0xA1, address=0, length=4096, tweak="0" * 16, offset=0),
+        messages.ByHandle: messages.ByHandle(handle=0xF1),
+        messages.ConvertPages: messages.ConvertPages(handle=0xA1, address=0, length=4096),
+        messages.Allocate: messages.Allocate(label="mine", length=4096),
+        messages.FreeFrames: messages.FreeFrames(label="mine"),
+        messages.MapPages: messages.MapPages(asce=4096, virtual=0, absolute=8192, length=4096),
+        messages.UnmapPages: messages.UnmapPages(asce=4096, virtual=0, length=4096),
+        messages.ReadStorage: messages.ReadStorage(address=0, length=1),
+        messages.WriteStorage: messages.WriteStorage(address=0, data=b"AAAA"),
         messages.Associate: messages.Associate(secret="payments-signing"),
         messages.AddSecret: messages.AddSecret(request=b"AAAA"),
         messages.PolicyText: messages.PolicyText(text="version: 1\n"),
@@ -86,14 +108,22 @@ def test_a_call_that_is_not_in_the_table_is_a_mistake_of_the_program(firmware: A
     with pytest.raises(TypeError):
         host_door(state).call("list_guests", messages.GuestList, messages.Done())
     with pytest.raises(TypeError):
-        host_door(state).call("start_guest", messages.Guest, name="g")
+        host_door(state).call("start_guest", messages.Guest, messages.Attest(request=b"", user_data=b""))
     assert firmware.story.asked == []
 
 
 def test_a_parameter_stays_one_segment_of_the_path(firmware: Any, state: Path) -> None:
     with pytest.raises(Refused, match=r"no guest `payments%2Fhsms%2F03.0011`"):
-        host_door(state).call("stop_guest", messages.Done, name="payments/hsms/03.0011")
-    assert "payments" in firmware.story.guests
+        host_door(state).call("detach", messages.Done, name="payments/hsms/03.0011", apqn="03.0011")
+    assert firmware.story.guests["payments"].attached == ["03.0011", "04.0011"]
+
+
+def test_a_refusal_carries_the_handle_of_what_was_created_half(firmware: Any, state: Path) -> None:
+    problem = messages.Problem(kind="uv", code=0x810D, message="half made", handle=0x1234)
+    firmware.story.answer_with = raw(409, problem.model_dump_json().encode())
+    with pytest.raises(Refused) as refused:
+        host_door(state).call("list_guests", messages.GuestList)
+    assert (refused.value.code, refused.value.handle) == (0x810D, 0x1234)
 
 
 def test_no_socket_says_what_the_client_knows(state: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -27,6 +28,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The guest.")]
 GuestAddress = Annotated[
     int, typer.Argument(parser=parse_size, metavar="ADDRESS", help="The guest's address of the first page.")
 ]
+_PLAN: Final = re.compile(r"memory=([^,]+)(?:,cpus=([0-9]{1,5}))?")
 _DUMPED: Final = 16  # bytes on a line of a dump
 _BAR: Final = 60  # characters
 
@@ -133,12 +135,10 @@ def storage(
 
 def _planned(text: str) -> tuple[int, int]:
     """Memory (bytes) and CPUs of `memory=64G,cpus=8`; one CPU where none are said."""
-    parts = dict(part.partition("=")[::2] for part in text.split(","))
-    cpus = parts.pop("cpus", "1")
-    memory_text = parts.pop("memory", None)
-    if parts or memory_text is None or not (cpus.isascii() and cpus.isdigit()) or len(cpus) > 5:
+    found = _PLAN.fullmatch(text)
+    if found is None:
         raise typer.BadParameter(f"`{text}` is no plan: write it as in `memory=64G,cpus=8`")
-    return parse_size(memory_text), int(cpus)
+    return parse_size(found[1]), int(found[2] or 1)
 
 
 def _show_plan(query: StorageQuery, ledger: Ledger, size: int, cpus: int, *, as_json: bool) -> None:

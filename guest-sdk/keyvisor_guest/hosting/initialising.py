@@ -21,9 +21,7 @@ _AT_LEAST: Final = 1 << 31
 
 
 def initialise(host: Host) -> None:
-    """Initialise the firmware where it is not. That another host was faster is fine."""
-    if host.storage().initialised:
-        return
+    """Initialise the firmware. That another host was faster is fine."""
     try:
         host.init()
     except Refused as refused:

@@ -110,8 +110,10 @@ def _start(begun: Begun, plan: _Plan, progress: Callable[[Progress], None]) -> m
     length = sum(len(component.pages) for component in image.components)
     total = 3 * length
     progress(Progress("donating", 0, total))
-    initialise(host)
-    leftovers = labels_of_guest(host.storage(), begun.name)
+    ledger = host.storage()
+    if not ledger.initialised:
+        initialise(host)
+    leftovers = labels_of_guest(ledger, begun.name)
     guest, asce = giving("guest", lambda: _create_guest(begun, plan), begun.let_go_of_all)
     for label in leftovers:  # of a host that died, or of one that will be refused: the name is ours now
         host.memory.free(label)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.images import an_image
 
 
 @pytest.fixture
@@ -15,16 +17,57 @@ def host(keyvisor: Callable[..., Any], firmware: Any) -> Callable[..., Any]:
     return lambda *arguments: keyvisor("host", *arguments, "--state", str(firmware.state))
 
 
-def test_a_guests_life(host: Callable[..., Any], firmware: Any, tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    image.write_bytes(b"\0definition\xff")
-    assert host("start", "new", "--image", str(image)).out == f"new runs, CUID {'2d' * 16}\n"
-    assert firmware.story.images["new"] == image.read_bytes()
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("images") / "image"
+    file.write_bytes(an_image(ec.generate_private_key(ec.SECP521R1())).data)
+    return file
+
+
+def test_a_guests_life(host: Callable[..., Any], firmware: Any, image: Path) -> None:
+    started = host("start", "new", "--image", str(image))
+    assert (started.code, started.err) == (0, "")
+    lines = started.out.splitlines()
+    assert lines[0] == f"new runs, CUID {'2d' * 16}"
+    assert lines[1].split() == ["holder", "for", "secure", "size", "pieces", "first", "address"]
+    assert {line.split("  ")[0] for line in lines[2:]} == {"new"}
+    assert len(lines) == 6
     assert host("attach", "new", "03.0011", "05.0002").code == 0
     assert host("detach", "new", "03.0011").code == 0
     assert firmware.story.guests["new"].attached == ["05.0002"]
     assert host("stop", "new").code == 0
     assert "new" not in firmware.story.guests
+    assert firmware.story.storage.frames == []
+
+
+def test_a_start_for_programs(host: Callable[..., Any], firmware: Any, image: Path) -> None:
+    told = json.loads(
+        host("start", "new", "--image", str(image), "--memory", "64M", "--cpus", "2", "--json").out
+    )
+    assert told["guest"] == firmware.story.guests["new"].model_dump()
+    assert (told["guest"]["storage_length"], told["guest"]["cpus"]) == (64 << 20, [0, 1])
+    assert {line["use"] for line in told["held"]} == {"guest base", "guest variable", "cpu", "guest memory"}
+
+
+def test_a_refused_start_is_one_line(host: Callable[..., Any], firmware: Any, image: Path) -> None:
+    ended = host("start", "payments", "--image", str(image))
+    assert (ended.code, ended.out) == (1, "")
+    assert (
+        ended.err == "error: guest `payments` runs already: stop it first (`keyvisor host stop payments`)\n"
+    )
+    assert host("start", "new", "--image", str(image), "--memory", "1.5M").code == 2
+    assert host("start", "new", "--image", str(image), "--memory", "300K").code == 1
+    assert host("start", "new", "--image", str(image), "--cpus", "0").code == 2
+
+
+def test_a_terminal_sees_how_far_it_is(
+    host: Callable[..., Any], firmware: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    ended = host("start", "new", "--image", str(image))
+    assert ended.code == 0
+    assert ended.out.startswith("new runs")
+    assert ended.err.strip()
 
 
 def test_the_first_refusal_ends_an_attach(host: Callable[..., Any], firmware: Any) -> None:
@@ -35,7 +78,8 @@ def test_the_first_refusal_ends_an_attach(host: Callable[..., Any], firmware: An
 
 def test_the_list_for_people_and_for_programs(host: Callable[..., Any], firmware: Any) -> None:
     lines = host("list").out.splitlines()
-    assert lines[0].split() == ["guest", "HSMs", "CUID", "started"]
+    assert lines[0].split() == ["guest", "state", "CPUs", "memory", "HSMs", "CUID", "started"]
+    assert lines[1].split()[:4] == ["payments", "running", "2", "256M"]
     assert "03.0011 04.0011" in lines[1]
     assert "none" in lines[2]
     guests = json.loads(host("list", "--json").out)["guests"]
@@ -44,7 +88,7 @@ def test_the_list_for_people_and_for_programs(host: Callable[..., Any], firmware
 
 def test_an_empty_list_says_what_to_do(host: Callable[..., Any], firmware: Any) -> None:
     firmware.story.guests.clear()
-    assert host("list").out == "no guest runs; `keyvisor host start NAME --image FILE` starts one\n"
+    assert host("list").out == "no guest is there; `keyvisor host start NAME --image FILE` starts one\n"
     assert json.loads(host("list", "--json").out) == {"guests": []}
 
 
