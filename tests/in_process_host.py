@@ -12,8 +12,8 @@ from keyvisor_firmware.doors.problems import problem_of
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_guest.errors import Refused
-from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.host import Host
+from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.wire.messages import HOST_ROUTES, Message
 from keyvisor_hsm.cards import Apqn
 

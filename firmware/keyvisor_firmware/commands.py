@@ -20,6 +20,7 @@ from keyvisor_firmware.errors import FirmwareError
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Records
+from keyvisor_firmware.storage.draft import Draft
 from keyvisor_firmware.storage.holdings import Holdings
 
 
@@ -78,7 +79,7 @@ class Commands:
             effects = Effects(self._audit.log)
             try:
                 with self._database.transaction() as records:
-                    draft = self._holdings.draft(records)
+                    draft = Draft(self._holdings, records)
                     yield Work(records, draft, effects)
                     draft.write()
             except BaseException as error:

@@ -127,7 +127,7 @@ class Firmware:
     def guest(self, handle: int) -> GuestView:
         """One of them. Raises StorageRefused."""
         with self._commands.reading() as records:
-            guest = self._holdings.draft(records).guest(handle)
+            guest = self._holdings.guest(handle)
             return _listed(guest, records.attached(guest.row.instance))
 
     def attach(self, name: str, apqn: Apqn) -> None:

@@ -18,8 +18,8 @@ from keyvisor_firmware.errors import ApError, AssociationFailed, RowTaken
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.secrets import NoSuchSecret, SecretIndex, SecretStore
 from keyvisor_firmware.state.records import Records
+from keyvisor_firmware.storage.draft import Draft
 from keyvisor_firmware.storage.guest_record import HeldHsm
-from keyvisor_firmware.storage.holdings import Draft
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Mode
 from keyvisor_hsm.errors import PartitionUnusable

@@ -16,7 +16,8 @@ from keyvisor_firmware.secrets import SecretStore, StateBroken, StoreState, deco
 from keyvisor_firmware.state.records import Records
 from keyvisor_firmware.storage import areas
 from keyvisor_firmware.storage.contents import Contents
-from keyvisor_firmware.storage.holdings import Configuration, Draft, Holdings
+from keyvisor_firmware.storage.draft import Draft
+from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_hsm.errors import SealBroken
 
 _CONTEXT: Final = b"keyvisor secret store of instance "

@@ -222,7 +222,7 @@ class DonationCommands:
 
     def _new_handle(self) -> int:
         """A number that nothing has, and nothing had: 48 random bits."""
-        taken = {0, *self._holdings.guests}
+        taken = {0, *self._holdings.guests, *(cpu.handle for _, cpu in self._cpus())}
         while (handle := int.from_bytes(self._randomness(_HANDLE_LENGTH), "big")) in taken:
             pass
         return handle

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from keyvisor_firmware.errors import Conflict, Malformed
 from keyvisor_firmware.storage.intervals import Change, GroupedMap, Interval, IntervalMap
@@ -15,6 +16,8 @@ from keyvisor_firmware.storage.pages import LOWCORE, PAGE, Span, is_whole
 from keyvisor_firmware.storage.zone_table import ZoneTable
 
 __all__ = ["Allocation", "Frames", "Freeing", "Label"]
+
+_REMEMBERED: Final = 64  # answers kept for the next question of the same kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class Frames(GroupedMap[Label]):
             IntervalMap()
         )  # the same storage, whatever its label: far fewer intervals
         self._reserved.apply(self._reserved.setting([_unlabelled(interval) for interval in self]))
+        self._lowest: dict[
+            tuple[int, int, int], int
+        ] = {}  # below which no such piece is; right until one is freed
 
     @staticmethod
     def group_of(value: Label) -> Hashable:
@@ -68,6 +74,8 @@ class Frames(GroupedMap[Label]):
         super().apply(change)
         self._reserved.apply(self._reserved.clearing([interval.span for interval in change.removed]))
         self._reserved.apply(self._reserved.setting([_unlabelled(interval) for interval in change.added]))
+        if not all(self._is_reserved(interval.span) for interval in change.removed):
+            self._lowest.clear()
 
     def labels(self) -> tuple[str, ...]:
         """Every label that has storage, ascending."""
@@ -89,13 +97,13 @@ class Frames(GroupedMap[Label]):
             raise Malformed(
                 f"{length} bytes aligned to {alignment} are not whole pages; ask for multiples of {PAGE}"
             )
-        start = _aligned(max(at_least, LOWCORE), alignment)
+        start = self._lowest_unreserved(max(at_least, LOWCORE), length, alignment)
         while start + length <= size:
-            blocking = self._last_blocking(start, start + length, occupied)
-            if blocking is None:
+            secure = occupied.last_overlapping(start, start + length)
+            if secure is None:
                 span = Span(start, length)
                 return Allocation(span, self.setting([Interval(span.start, span.end, Label(label))]))
-            start = _aligned(blocking, alignment)
+            start = self._next_unreserved(secure.end, length, alignment)
         longest = self._longest(alignment, at_least, occupied, size)
         raise Conflict(
             f"no {length} bytes of storage are free in one piece from {at_least:#x} on: {length - longest} bytes are"
@@ -122,10 +130,25 @@ class Frames(GroupedMap[Label]):
         if position < size:
             yield Span(position, size - position)
 
-    def _last_blocking(self, start: int, end: int, occupied: ZoneTable) -> int | None:
-        """Where the highest that is in the way in `start`..`end` ends: nothing that begins before that fits either."""
-        found = (self._reserved.last_overlapping(start, end), occupied.last_overlapping(start, end))
-        return max((interval.end for interval in found if interval is not None), default=None)
+    def _is_reserved(self, span: Span) -> bool:
+        around = self._reserved.at(span.start)
+        return around is not None and around.end >= span.end
+
+    def _lowest_unreserved(self, at_least: int, length: int, alignment: int) -> int:
+        """The lowest fitting address from `at_least` on; looked for from where it was the last time."""
+        asked = (at_least, length, alignment)
+        found = self._next_unreserved(self._lowest.get(asked, at_least), length, alignment)
+        if len(self._lowest) >= _REMEMBERED:
+            self._lowest.clear()
+        self._lowest[asked] = found
+        return found
+
+    def _next_unreserved(self, start: int, length: int, alignment: int) -> int:
+        """The lowest multiple of `alignment` from `start` on that has `length` bytes behind it in no reserved interval."""
+        start = _aligned(start, alignment)
+        while blocking := self._reserved.last_overlapping(start, start + length):
+            start = _aligned(blocking.end, alignment)
+        return start
 
     def _longest(self, alignment: int, at_least: int, occupied: ZoneTable, size: int) -> int:
         free = self.free(occupied, size, at_least)

@@ -14,7 +14,8 @@ from keyvisor_firmware.errors import AccessRefused, NotFound, PageNotAuthentic, 
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.storage import paging
 from keyvisor_firmware.storage.contents import Contents
-from keyvisor_firmware.storage.holdings import Configuration, Draft, Holdings
+from keyvisor_firmware.storage.draft import Draft
+from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.host_storage import require_within
 from keyvisor_firmware.storage.intervals import Interval
 from keyvisor_firmware.storage.lifecycle import GuestCall
