@@ -190,13 +190,13 @@ def test_a_refused_image_leaves_no_guest_and_is_recorded(machine: Machine) -> No
     bad = changed(40, b"\x01", machine.image("payments"))
     for image in (bad, machine.image("payments")[:-1], an_image(HOST).data, b""):
         with pytest.raises(ImageRefused):
-            machine.firmware.start_guest("payments", image)
+            machine.start("payments", image)
     assert machine.picture() == before
     assert machine.gates.grants == {}
     events = [event for event in machine.firmware.audit_log() if event.event.startswith("start guest")]
     assert [event.guest for event in events] == ["payments"] * 4
     assert "0x0108" in str(events[2].detail)
-    machine.firmware.start_guest("payments", machine.image("payments"))
+    machine.start("payments")
 
 
 # --- the policy inside
@@ -205,7 +205,7 @@ def test_a_refused_image_leaves_no_guest_and_is_recorded(machine: Machine) -> No
 def started(machine: Machine, text: str) -> tuple[str, Instance]:
     """A guest from an image with this policy, with HSMs and the secret; its instance."""
     image = an_image(machine.host_key.private, policy=text)
-    instance = machine.firmware.start_guest("payments", image.data)
+    instance = machine.start("payments", image.data)
     for apqn in (HSM, SPARE):
         machine.firmware.attach("payments", apqn)
     machine.firmware.add_secret(instance.id, machine.request(instance, "payments-signing"))
@@ -257,13 +257,13 @@ def test_a_guest_whose_image_has_none_registers_its_own(machine: Machine) -> Non
 
 def test_boot_secrets_survive_a_restart_and_go_with_the_guest(machine: Machine) -> None:
     image = an_image(machine.host_key.private, kernel=b"k", cck=CCK, scf=Scf.EXTENSION_FROM_CCK)
-    guest = machine.firmware.start_guest("payments", image.data)
+    guest = machine.start("payments", image.data)
     for _ in range(2):
         with machine.database.transaction() as records:
             kept = machine.firmware._stores.boot_secrets(records, guest)
         assert kept == BootSecrets(CCK, Scf.EXTENSION_FROM_CCK)
         machine.again()
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     with machine.database.transaction() as records:
         assert records.boot_secrets(guest.id) is None
 
@@ -283,9 +283,9 @@ def test_boot_secrets_that_were_moved_to_another_guest_do_not_open(machine: Mach
 def test_no_file_and_no_log_holds_a_key_of_the_image_in_clear(machine: Machine) -> None:
     image_key = bytes(range(64))
     image = crafted(pack([]), machine.host_key.private)
-    machine.firmware.start_guest("payments", image)
+    machine.start("payments", image)
     with pytest.raises(ImageRefused):
-        machine.firmware.start_guest("other", changed(len(image) - 1, b"\x01", image))
+        machine.start("other", changed(len(image) - 1, b"\x01", image))
     told = "".join(machine.log.lines) + repr(machine.firmware.audit_log())
     machine.database.close()
     found = b"".join(path.read_bytes() for path in Path(machine.path).parent.iterdir())
@@ -327,7 +327,7 @@ def closed_guest(machine: Machine, name: str = "payments") -> Instance:
     image = crafted(
         pack([Entry("etc/keyvisor/guest.yaml", FILE, AFTER_LOCK), rules]), machine.host_key.private
     )
-    instance = machine.firmware.start_guest(name, image)
+    instance = machine.start(name, image)
     machine.firmware.attach(name, HSM)
     return instance
 

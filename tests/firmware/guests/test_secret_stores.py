@@ -46,7 +46,7 @@ def test_the_store_of_an_earlier_start_does_not_open_in_a_later_one(machine: Mac
     with machine.database.transaction() as records:
         sealed = records.secret_store(first.id)
         assert sealed is not None
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     second = machine.guest("payments")
     with machine.database.transaction() as records:
         records.put_secret_store(second.id, sealed)
