@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +28,8 @@ from keyvisor_firmware.storage.guest_record import HeldHsm
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.lifecycle import GuestState
 from keyvisor_firmware.views import PlanStep
+from keyvisor_guest.errors import Refused as HostRefused
+from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.wire.asrcb import Draft, FreshKeys, build
 from keyvisor_guest.wire.secret_ids import SecretId, id_from_name
 from keyvisor_guest.wire.secret_kinds import SecretKind
@@ -33,7 +37,7 @@ from keyvisor_hsm.cards import Apqn
 from keyvisor_hsm.master_keys import OperatorToken
 
 from ..images import an_image
-from ..in_process_host import InProcessHost
+from ..in_process_host import InProcessDoor, InProcessHost
 from .simulator import Gates
 
 HSM = Apqn.parse("03.0011")
@@ -74,6 +78,21 @@ def step(action: str, apqn: Apqn, secret: SecretId | None = None) -> PlanStep:
     return PlanStep(action, apqn, secret)  # type: ignore[arg-type]  # tests give bad ones too
 
 
+class MortalDoor(InProcessDoor):
+    """The door of a host that dies before one of its calls."""
+
+    def __init__(self, firmware: Firmware, last: str) -> None:
+        super().__init__(firmware)
+        self._last = last
+        self._dead = False
+
+    def call(self, name: str, *given: Any, **parameters: str) -> Any:
+        self._dead = self._dead or name == self._last
+        if self._dead:
+            raise HostRefused("http", 503, "the host is dead")
+        return super().call(name, *given, **parameters)
+
+
 class Machine:
     """The firmware's core on one database file."""
 
@@ -95,6 +114,7 @@ class Machine:
         with self.database.transaction() as records:
             self.host_keys = host_keys(records, self.token, lambda: self.now)
         self.holdings = Holdings(self.config.limits, self.config.storage, self.token)
+        self.audit = Audit(lambda: NOON, self.log)
         self.firmware = Firmware(
             database=self.database,
             hsms=Hsms(self.config.inventory, self.token),
@@ -102,7 +122,7 @@ class Machine:
             host_keys=self.host_keys,
             secret_stores=SecretStores(self.holdings, self.token, self.host_keys, os.urandom),
             holdings=self.holdings,
-            audit=Audit(lambda: NOON, self.log),
+            audit=self.audit,
             randomness=lambda length: self.randomness(length),
             limits=self.config.limits,
         )
@@ -131,6 +151,15 @@ class Machine:
         """Do as a host does to start a guest, from the image of that name if no other is given."""
         self.host.start(name, self.image(name) if image is None else image, memory=MEMORY, cpus=cpus)
         return self.configuration(name).instance
+
+    def start_until(self, call: str, name: str, image: bytes | None = None) -> int:
+        """Do as a host that dies before it makes the first `call`; the handle of the guest that is there then."""
+        dying = InProcessHost(self.firmware)
+        dying._door = MortalDoor(self.firmware, call)  # type: ignore[assignment]
+        dying.memory = HostMemory(dying._door)
+        with contextlib.suppress(HostRefused):
+            dying.start(name, self.image(name) if image is None else image, memory=MEMORY)
+        return self.configuration(name).row.handle
 
     def stop(self, name: str) -> None:
         """Do as a host does to stop one."""
