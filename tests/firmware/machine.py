@@ -49,6 +49,18 @@ CCA = Apqn.parse("09.0011")
 SIGNING = id_from_name("payments-signing")
 OTHER = id_from_name("another")
 MEMORY = 32 << 20  # bytes of a guest
+# What is recorded of the first start on a machine, of an image with a kernel alone.
+STARTED = [
+    "initialise storage",
+    "donate storage for guest",
+    "create guest",
+    "create cpu",
+    "set parameters",
+    "unpack",
+    "unpack",
+    "verify",
+    "start guest",
+]
 NOON = datetime.datetime(2026, 2, 3, 12, 0, tzinfo=datetime.UTC)
 
 

@@ -15,13 +15,14 @@ from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Ref
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.records import PolicyRow
-from keyvisor_firmware.storage.donations import CpuOffer, GuestOffer
+from keyvisor_firmware.storage.donations import CpuOffer
 from keyvisor_firmware.storage.pages import LOWCORE, PAGE
 from keyvisor_firmware.storage.return_codes import StorageCode
 from keyvisor_firmware.views import PlanStep
 from keyvisor_hsm.cards import Apqn
 
-from .machine import ACCELERATOR, CCA, HSM, LEDGER, MEMORY, OTHER, SIGNING, SPARE, Machine, policy, step
+from .machine import ACCELERATOR, CCA, HSM, LEDGER, OTHER, SIGNING, SPARE, STARTED, Machine, policy, step
+from .offers import another_offer
 from .simulator import Crash, Mishap
 
 HOW = ["crash before", "crash after", "mishap before", "mishap after"]
@@ -106,26 +107,6 @@ def test_what_waited_for_a_guest_that_was_stopped_finds_nobody(machine: Machine)
         with pytest.raises(NotFound, match="was stopped"):
             command()
     assert machine.state(second, HSM) == "unbound"
-
-
-def another_offer(machine: Machine) -> GuestOffer:
-    """What a host offers for a guest, with nothing wrong with it."""
-    host, needed = machine.host, machine.host.query_storage()
-    asce, sca = (host.memory.allocate("another", PAGE, PAGE, LOWCORE) for _ in range(2))
-    base = host.memory.allocate("another", needed.guest_base, 4 * PAGE, LOWCORE)
-    length = needed.guest_virtual(MEMORY)
-    variable = host.memory.allocate("another", length, PAGE, LOWCORE)
-    host.memory.map(asce, MEMORY, variable, length)
-    return GuestOffer(
-        base=base,
-        base_length=needed.guest_base,
-        virtual=MEMORY,
-        virtual_length=length,
-        storage_origin=0,
-        storage_length=MEMORY,
-        asce=asce,
-        sca=sca,
-    )
 
 
 def test_names_and_numbers_that_are_taken_or_unknown(new_machine: Callable[..., Machine]) -> None:
@@ -216,15 +197,7 @@ def test_the_audit_log_has_every_command_and_its_outcome(machine: Machine) -> No
     log = machine.firmware.audit_log()
     assert [(entry.event, entry.detail["outcome"]) for entry in log] == [
         ("restore", "done"),
-        ("initialise storage", "done"),
-        ("donate storage for guest", "done"),
-        ("create guest", "done"),
-        ("create cpu", "done"),
-        ("set parameters", "done"),
-        ("unpack", "done"),
-        ("unpack", "done"),
-        ("verify", "done"),
-        ("start guest", "done"),
+        *((event, "done") for event in STARTED),
         ("attach", "done"),
         ("add secret", "done"),
         ("set policy", "done"),

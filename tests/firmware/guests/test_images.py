@@ -367,9 +367,7 @@ KERNEL = bytes(range(7, 207)) * 41  # more than one page
 
 
 @pytest.mark.parametrize("last", ["unpack", "verify", "start_guest", "nothing"])
-def test_part2_T12_no_file_and_no_log_holds_what_is_in_an_image_in_clear(
-    machine: Machine, last: str
-) -> None:
+def test_part2_T12_no_file_and_no_log_holds_what_is_in_an_image_in_clear(machine: Machine, last: str) -> None:
     """Its keys, its pages, and the keys that the firmware made for the guest; wherever its start has come to."""
     image_key, host = bytes(range(64)), machine.host_key.private
     image = crafted(KERNEL, host)

@@ -56,7 +56,10 @@ def test_the_store_lies_in_what_the_host_gave_for_the_guest(machine: Machine) ->
     for span in area:
         found = machine.holdings.host.zone.at(span.start)
         assert found is not None
-        assert (found.value.domain, found.value.firmware) == (machine.configuration("billing").row.handle, True)
+        assert (found.value.domain, found.value.firmware) == (
+            machine.configuration("billing").row.handle,
+            True,
+        )
     machine.stop("billing")
     assert guest.name == "billing"
     assert not any(any(machine.host.memory.read(span.start, span.length)) for span in area), "scrubbed"

@@ -69,7 +69,9 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         records.change_frames((), [FrameRow(FAR, PAGE, "later"), FrameRow(0, PAGE, "first")])
         records.change_frames([0], [FrameRow(PAGE, FAR - PAGE, "first")])
         for asce in (FAR, PAGE):
-            records.change_mappings(asce, (), [MappingRow(asce, FAR, 0, PAGE), MappingRow(asce, 0, FAR, PAGE)])
+            records.change_mappings(
+                asce, (), [MappingRow(asce, FAR, 0, PAGE), MappingRow(asce, 0, FAR, PAGE)]
+            )
         records.change_mappings(PAGE, [0], [])
         records.put_host_key(HostKeyRow("current", b"older", "PEM"))
         records.put_host_key(HostKeyRow("current", b"sealed too", "PEM"))

@@ -243,7 +243,7 @@ def test_stage3b_and_ipib_agree_on_lengths():
         changed(0x10, (0x18000).to_bytes(8, "big"), clear),
     ):
         pages = encrypt_pages(bad, IMAGE_KEY, place.tweak_prefix)
-        with pytest.raises(Malformed, match="do not agree on the kernel"):
+        with pytest.raises(Malformed, match="does not agree on where the kernel is"):
             read_image(changed(place.address, pages), header).component(
                 ComponentKind.KERNEL, secrets.image_key
             )
