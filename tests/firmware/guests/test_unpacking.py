@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -152,5 +153,5 @@ def test_runs_say_of_every_page_what_was_unpacked_and_in_which_order(calls: list
         else:
             refusal(runs, call)
         assert by_page(runs) == pages
-    for one, other in zip(runs, runs[1:], strict=False):
+    for one, other in itertools.pairwise(runs):
         assert by_page((one,))[-1] != (other.address - PAGE, other.tweak, other.offset - PAGE), "one run"

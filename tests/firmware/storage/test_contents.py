@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,19 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     opened.close()
 
 
+@contextmanager
+def given_up(database: Database) -> Iterator[Records]:
+    """A transaction of which nothing stays."""
+    with suppress(Rollback), database.transaction() as records:
+        yield records
+        raise Rollback
+
+
 @pytest.fixture
 def records(database: Database) -> Iterator[Records]:
     """Of a transaction of which nothing stays."""
-    with pytest.raises(Rollback), database.transaction() as records:
+    with given_up(database) as records:
         yield records
-        raise Rollback
 
 
 def rows(records: Records) -> set[int]:
@@ -62,7 +70,7 @@ def test_it_is_an_array_of_bytes(
     database: Database, base: int, steps: list[tuple[object, ...]], start: int, end: int
 ) -> None:
     shadow = bytearray(SIZE)
-    with pytest.raises(Rollback), database.transaction() as records:
+    with given_up(database) as records:
         contents = Contents(records)
         for step in steps:
             match step:
@@ -82,7 +90,6 @@ def test_it_is_an_array_of_bytes(
         assert contents.read(Span(base + low, high - low)) == shadow[low:high]
         filled = {at for at in range(0, SIZE, PAGE) if any(shadow[at : at + PAGE])}
         assert rows(records) == {base + at for at in filled}, "zeros cost nothing"
-        raise Rollback
 
 
 def test_terabytes_that_nobody_wrote_cost_nothing(records: Records) -> None:
@@ -113,14 +120,9 @@ def test_a_transaction_that_is_given_up_wrote_nothing(tmp_path: Path) -> None:
     with database.transaction() as records:
         Contents(records).write(0, b"before")
 
-    def give_up() -> None:
-        with database.transaction() as records:
-            Contents(records).write(0, b"never" * 3000)
-            Contents(records).clear(Span(0, PAGE))
-            raise Rollback
-
-    with pytest.raises(Rollback):
-        give_up()
+    with given_up(database) as records:
+        Contents(records).write(0, b"never" * 3000)
+        Contents(records).clear(Span(0, PAGE))
     with database.transaction() as records:
         assert Contents(records).read(Span(0, 8)) == b"before\x00\x00"
         assert rows(records) == {0}
