@@ -22,10 +22,10 @@ from keyvisor_guest.wire.initrd import Entry, find_guest_file, find_policy, unpa
 from keyvisor_guest.wire.key_slots import addressed_key
 from keyvisor_guest.wire.messages import MAX_POLICY
 from keyvisor_guest.wire.se_header import (
-    HEADER_MAGIC,
     HeaderSecrets,
     SeHeader,
     check_header_lengths,
+    check_header_magic,
     check_header_slots,
     check_header_version,
     header_key,
@@ -66,8 +66,7 @@ def set_parameters(raw: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) 
     """The header that `raw` is, opened with one of `host_keys`; each check with its code. Raises ImageRefused."""
     with _refusing(ImageCode.NO_HEADER):
         head = read_header_head(raw)
-        if head.magic != HEADER_MAGIC:
-            raise Malformed("what was handed over does not begin with `IBMSecEx`")
+        check_header_magic(head)
     with _refusing(ImageCode.VERSION_UNSUPPORTED):
         check_header_version(head)
     with _refusing(ImageCode.HOST_KEYS_WRONG):

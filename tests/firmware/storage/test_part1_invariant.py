@@ -99,7 +99,11 @@ class Hosts(RuleBasedStateMachine):
         super().__init__()
         self._cleanup = contextlib.ExitStack()
 
-    @initialize(begun=st.sampled_from([0, 1, 2, 3, 4, 5, 5, 5]), pieces=st.integers(1, 3), luck=st.randoms(use_true_random=True))
+    @initialize(
+        begun=st.sampled_from([0, 1, 2, 3, 4, 5, 5, 5]),
+        pieces=st.integers(1, 3),
+        luck=st.randoms(use_true_random=True),
+    )
     def boot(self, begun: int, pieces: int, luck: Random) -> None:
         """With nothing, the zone, a guest that is created, one that runs, and another one, and a third one offered."""
         directory = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kv-"))
@@ -458,7 +462,13 @@ class Hosts(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.guests)
-    @rule(pick=PICK, page=PICK, number=st.integers(0, 2), honest=FREQUENTLY, length=st.sampled_from([1, 1, 1, 0, 2]))
+    @rule(
+        pick=PICK,
+        page=PICK,
+        number=st.integers(0, 2),
+        honest=FREQUENTLY,
+        length=st.sampled_from([1, 1, 1, 0, 2]),
+    )
     def create_cpu(self, pick: int, page: int, number: int, honest: bool, length: int) -> None:
         handle, guest = self.any_guest(pick)
         start = self.reserve(f"guest {guest.name}", PAGE) if honest else self.any_page(page)
@@ -665,7 +675,9 @@ class Hosts(RuleBasedStateMachine):
             if self.tried(may, call)[0]:
                 guest.clear[address] = data
         else:
-            done, answer = self.tried(may, lambda: self.world.firmware.paging.read(instance, Span(address, 16)))
+            done, answer = self.tried(
+                may, lambda: self.world.firmware.paging.read(instance, Span(address, 16))
+            )
             assert not done or address not in guest.clear or answer == guest.clear[address]
 
     @precondition(lambda self: self.guests)
@@ -738,7 +750,11 @@ class Hosts(RuleBasedStateMachine):
                 handle: (guest.name, guest.state, sorted(guest.cpus)) for handle, guest in self.guests.items()
             }
             found = {
-                handle: (one.row.name, one.slot.state.value, [cpu.number for cpu in one.record.cpus] if one.record else [])
+                handle: (
+                    one.row.name,
+                    one.slot.state.value,
+                    [cpu.number for cpu in one.record.cpus] if one.record else [],
+                )
                 for handle, one in self.world.holdings.guests.items()
             }
             assert found == states
