@@ -15,11 +15,11 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import filter_cost, growth, guests, memory, side_by_side
+from bench import filter_cost, growth, guests, memory, side_by_side, storage
 from bench.clients import compile_client
 from bench.machine import machine
 from bench.processes import allow_descriptors
-from bench.report import page, printed
+from bench.report import page, printed, updated
 from bench.run import FULL, QUICK, Figures, Run, Size
 from keyvisor_firmware.errors import ConfigInvalid
 from keyvisor_guest import SdkError
@@ -33,6 +33,7 @@ SECTIONS: Final[dict[str, Callable[[Run], Figures]]] = {
     "growth": growth.measure,
     "memory": memory.measure,
     "guests": guests.measure,
+    "storage": storage.measure,
 }
 
 
@@ -54,6 +55,9 @@ def main() -> int:
     if not options.quick and set(options.only) == set(SECTIONS):
         _PAGE.write_text(page(figures), encoding="utf-8")
         console.print("docs/performance.md is written")
+    elif options.update:
+        _PAGE.write_text(updated(_PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
+        console.print(f"{', '.join(options.only)} of docs/performance.md is written")
     return 0
 
 
@@ -68,7 +72,10 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         type=_sections,
         default=list(SECTIONS),
         metavar="SECTIONS",
-        help=f"some of {','.join(SECTIONS)}; writes no page",
+        help=f"some of {','.join(SECTIONS)}; writes no page without --update",
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="with --only: write these sections into the page that is there"
     )
     return parser.parse_args(words)
 

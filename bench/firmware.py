@@ -27,8 +27,8 @@ def apqn(domain: int) -> str:
     return f"{_CARD:02x}.{domain:04x}"
 
 
-def configuration(hsms: int, idle_seconds: int = 60) -> str:
-    """A configuration with so many HSMs, each with a master key of its own, and room for as many guests."""
+def configuration(hsms: int, idle_seconds: int = 60, guests: int | None = None) -> str:
+    """A configuration with so many HSMs, each with a master key of its own, and room for as many guests, or for `guests`."""
     domains = "\n".join(
         f'      - {{number: "{number:04x}", master_key: mk-{number}}}' for number in range(hsms)
     )
@@ -41,7 +41,7 @@ def configuration(hsms: int, idle_seconds: int = 60) -> str:
         "    serial: BENCH00000000001\n"
         f"    domains:\n{domains}\n"
         f"gate: {{idle_seconds: {idle_seconds}}}\n"
-        f"limits: {{guests: {hsms}}}\n"
+        f"limits: {{guests: {guests or hsms}}}\n"
     )
 
 
@@ -58,19 +58,19 @@ def _rule(name: str, secret: str, mkvp: str) -> str:
 
 
 class Firmware:
-    """A running daemon. `process` is its process id."""
+    """A running daemon: `process` is its process id, `host` its host, `owner` one who builds for its key."""
 
     def __init__(self, state: Path, process: int) -> None:
         self.process = process
         self._state = state
-        self._host = Host(state=state)
-        self._owner = Owner([self._host.host_key_document()])
+        self.host = Host(state=state)
+        self.owner = Owner([self.host.host_key_document()])
 
     @classmethod
     @contextlib.contextmanager
     def up(cls, directory: Path, config: str) -> Iterator[Firmware]:
-        """Start `keyvisor up` in `directory`, whose path is short; it ends with the block."""
-        directory.mkdir()
+        """Start `keyvisor up` in `directory`, whose path is short, on the state that is there, if any; it ends with the block."""
+        directory.mkdir(exist_ok=True)
         file, state = directory / "keyvisor.yaml", directory / "s"
         file.write_text(config, encoding="utf-8")
         command = Path(sys.executable).with_name("keyvisor")
@@ -81,12 +81,12 @@ class Firmware:
 
     def guest(self, name: str, hsms: Sequence[str], rules: int = 0) -> None:
         """Start a guest, hand in a secret, and have its policy of `rules` rules, or more, associate the HSMs."""
-        image = self._owner.build_image(kernel=f"kernel of {name}".encode())
-        self._host.start(name, image.data)
+        image = self.owner.build_image(kernel=f"kernel of {name}".encode())
+        self.host.start(name, image.data)
         for hsm in hsms:
-            self._host.attach(name, hsm)
+            self.host.attach(name, hsm)
         guest = Guest(name, state=self._state)
-        guest.secrets.add(self._owner.association_request(name, image.identity).data)
+        guest.secrets.add(self.owner.association_request(name, image.identity).data)
         guest.apply(policy(name, guest.hsms(), rules), partial=True, strict=False)
         if any(hsm.state != "associated" for hsm in guest.hsms()):
             raise SystemExit(f"guest `{name}`: not every HSM is associated")

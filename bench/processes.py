@@ -36,6 +36,17 @@ def pss_kib(smaps_rollup: str) -> int:
     return int(found[1])
 
 
+def processor_seconds(pid: int) -> float:
+    """How long processors have worked for a process: user and system time (proc(5), stat, fields 14 and 15)."""
+    return ticks((_PROC / str(pid) / "stat").read_text()) / os.sysconf("SC_CLK_TCK")
+
+
+def ticks(stat: str) -> int:
+    """User and system time of a stat (proc(5)), whose second field may hold anything in brackets."""
+    fields = stat.rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def allow_descriptors() -> None:
     """As many open files as this process may have: a thousand connections are a thousand of them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.table import Table as Printed
 
 from bench.run import Figures
-from bench.tables import Table, tables
+from bench.table import Table
+from bench.tables import tables
 
 _METHOD = """\
 `make bench` compiles a small C client and starts the peers: SoftHSM in the client's own process; `p11-kit server` in
@@ -37,6 +39,20 @@ def page(figures: Figures) -> str:
         *(_markdown(table) for table in tables(figures)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def updated(written: str, figures: Figures) -> str:
+    """`written`, a page, with the tables of `figures` in the place of those of their titles, or behind all others.
+
+    Each says when and on what it was measured: the rest of the page is of another run.
+    """
+    head, *parts = ("\n" + written).split("\n## ")
+    chapters = {part.partition("\n")[0]: part.rstrip("\n") for part in parts}
+    measured = "Measured on {date}, {processor}.".format(**figures["machine"])
+    for table in tables(figures):
+        noted = replace(table, note=f"{table.note} {measured}".lstrip())
+        chapters[table.title] = _markdown(noted).removeprefix("## ")
+    return "\n\n## ".join([head.strip("\n"), *chapters.values()]) + "\n"
 
 
 def _markdown(table: Table) -> str:

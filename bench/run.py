@@ -13,7 +13,9 @@ Figures: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured. `shapes` are pairs of client processes and threads in each."""
+    """How much is measured. `shapes` are pairs of client processes and threads in each; `marks` are which of the
+    `started_guests`, from 1 on, are looked at.
+    """
 
     rounds: int
     seconds: float
@@ -24,6 +26,10 @@ class Size:
     guests: int
     growing_rules: tuple[int, ...]
     growing_objects: tuple[int, ...]
+    ranges: tuple[int, ...]
+    donations: int
+    started_guests: int
+    marks: tuple[int, ...]
 
 
 FULL: Final = Size(
@@ -36,6 +42,10 @@ FULL: Final = Size(
     guests=200,
     growing_rules=(10, 1000, 10_000),  # the last is as many as a policy may have
     growing_objects=(10, 1000, 10_000),
+    ranges=(10, 1000, 100_000),
+    donations=200,
+    started_guests=1000,
+    marks=(1, 100, 1000),
 )
 QUICK: Final = Size(
     rounds=3,
@@ -47,6 +57,10 @@ QUICK: Final = Size(
     guests=8,
     growing_rules=(10, 100),
     growing_objects=(10, 100),
+    ranges=(10, 1000),
+    donations=20,
+    started_guests=8,
+    marks=(1, 8),
 )
 
 

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from bench.figures import Spread, geometric_mean, ratios, spread
 from bench.operations import OPERATIONS
 from bench.peers import DIRECT, KEYVISOR, SERVER
 from bench.run import Figures
+from bench.storage_tables import storage_tables
+from bench.table import Table
 
 _MEANS: Final = "geometric mean"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table: a title, what has to be known to read it, column heads and rows of as many cells."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def tables(figures: Figures) -> Iterator[Table]:
@@ -219,4 +210,5 @@ SECTIONS: Final[dict[str, Callable[[Figures, Figures], Iterator[Table]]]] = {
     "growth": _growth,
     "memory": _memory,
     "guests": _guests,
+    "storage": storage_tables,
 }

@@ -1,5 +1,5 @@
 """Writes the documents that are made from the code: docs/calls.md and docs/mechanisms.md from the tables of the broker,
-docs/doors.md from the routes.
+docs/doors.md from the routes, docs/return-codes.md from the codes of what a host does with storage and images.
 
 A test fails when one of them is not what this would write.
 """
@@ -12,6 +12,9 @@ from keyvisor_firmware.broker.answers import OWN, SAME_AS
 from keyvisor_firmware.broker.attribute_table import ATTRIBUTES
 from keyvisor_firmware.broker.calls import ANSWERED_BY_THE_CLIENT, CALLS
 from keyvisor_firmware.broker.mechanism_table import carriage
+from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS
+from keyvisor_firmware.secrets.return_codes import Meaning
+from keyvisor_firmware.storage.return_codes import ACCESS_MEANINGS, MEANINGS, NEEDS_DESTROY
 from keyvisor_guest.wire.client_releases import RELEASES, carried_by
 from keyvisor_guest.wire.messages import DOORS
 from keyvisor_hsm.cryptoki import CKA, CKM
@@ -106,7 +109,38 @@ def doors() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"calls.md": calls, "mechanisms.md": mechanisms, "doors.md": doors}
+def return_codes() -> str:
+    """docs/return-codes.md."""
+    lines = [
+        "# Return codes of donations, images and accesses",
+        "",
+        "Made by `make docs` from `storage/return_codes.py` and `guests/image_codes.py`. A number means one thing to one call",
+        f"and another to the next. With {NEEDS_DESTROY:04x} or-ed into it (create-guest only), something was created half: the",
+        "refusal names its handle, and destroy-guest is all that can be done with it.",
+        "",
+        "| call | code | what it says | the way out |",
+        "|---|---|---|---|",
+        *(_code(code.scope.value, code.number, meaning) for code, meaning in MEANINGS.items()),
+        *(_code("set-parameters, unpack, verify", code, meaning) for code, meaning in IMAGE_MEANINGS.items()),
+    ]
+    lines += [
+        "",
+        "An access that is refused ends in a program interruption, for the host and for a guest alike.",
+        "",
+        "| interruption | what it says | the way out |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {code:02x} | {meaning.text} | {meaning.way_out} |" for code, meaning in ACCESS_MEANINGS.items()
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _code(call: str, number: int, meaning: Meaning) -> str:
+    return f"| {call} | {number:04x} | {meaning.text} | {meaning.way_out} |"
+
+
+PAGES = {"calls.md": calls, "mechanisms.md": mechanisms, "doors.md": doors, "return-codes.md": return_codes}
 
 
 def main() -> None:

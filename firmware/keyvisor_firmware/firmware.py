@@ -118,12 +118,17 @@ class Firmware:
     def list_guests(self) -> tuple[GuestView, ...]:
         """The guests there are, in the order of their names."""
         with self._commands.reading() as records:
-            return tuple(self._seen(records, self._holdings.guests[row.handle]) for row in records.guests())
+            attached = records.attachments()
+            return tuple(
+                _listed(self._holdings.guests[row.handle], attached.get(row.instance, ()))
+                for row in records.guests()
+            )
 
     def guest(self, handle: int) -> GuestView:
         """One of them. Raises StorageRefused."""
         with self._commands.reading() as records:
-            return self._seen(records, self._holdings.guest(handle))
+            guest = self._holdings.guest(handle)
+            return _listed(guest, records.attached(guest.row.instance))
 
     def attach(self, name: str, apqn: Apqn) -> None:
         """Let a guest ask for an HSM. Raises NotFound, Conflict."""
@@ -389,22 +394,6 @@ class Firmware:
         except UnknownHsm as error:
             raise NotFound(str(error)) from None
 
-    def _seen(self, records: Records, guest: Configuration) -> GuestView:
-        record = guest.record
-        cpus = () if record is None else record.cpus
-        return GuestView(
-            name=guest.row.name,
-            cuid=bytes(CUID_LENGTH) if record is None else record.cuid,
-            attached=records.attached(guest.row.instance),
-            started="" if record is None else record.started,
-            handle=guest.row.handle,
-            state=guest.slot.state,
-            cpus=tuple(cpu.number for cpu in cpus),
-            cpu_handles=tuple(cpu.handle for cpu in cpus),
-            storage_length=guest.slot.storage.length,
-            asce=guest.slot.asce,
-        )
-
     def _view(self, work: Work, instance: InstanceId, apqn: Apqn) -> HsmView:
         views = self._views(work.records, work.storage.bindings(instance), instance)
         return next(view for view in views if view.data.apqn == apqn)
@@ -414,6 +403,24 @@ class Firmware:
     ) -> tuple[HsmView, ...]:
         attached = records.attached(instance)
         return tuple(_seen(self._hsms.query(apqn), held.get(apqn)) for apqn in attached)
+
+
+def _listed(guest: Configuration, attached: tuple[Apqn, ...]) -> GuestView:
+    """A guest as its host sees it."""
+    record = guest.record
+    cpus = () if record is None else record.cpus
+    return GuestView(
+        name=guest.row.name,
+        cuid=bytes(CUID_LENGTH) if record is None else record.cuid,
+        attached=attached,
+        started="" if record is None else record.started,
+        handle=guest.row.handle,
+        state=guest.slot.state,
+        cpus=tuple(cpu.number for cpu in cpus),
+        cpu_handles=tuple(cpu.handle for cpu in cpus),
+        storage_length=guest.slot.storage.length,
+        asce=guest.slot.asce,
+    )
 
 
 def _seen(data: ConfigurationData, held: HeldHsm | None, holder: str | None = None) -> HsmView:

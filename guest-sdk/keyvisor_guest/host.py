@@ -14,9 +14,10 @@ from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.http import Door
 from keyvisor_guest.names import apqn_text, guest_name
 from keyvisor_guest.state_directory import host_socket, state_directory
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.errors import Malformed
-from keyvisor_guest.wire.messages import HOST_ROUTES, MAX_ACCESS, MAX_IMAGE, ByHandle, Created, Done
+from keyvisor_guest.wire.messages import HOST_ROUTES, MAX_IMAGE, Done
+from keyvisor_guest.wire.storage_messages import MAX_ACCESS, ByHandle, Created
 
 if TYPE_CHECKING:
     from keyvisor_guest.hosting.starting import Progress
@@ -54,7 +55,9 @@ class Host:
 
     def query_block(self, length: int = _WHOLE_BLOCK) -> tuple[int, bytes]:
         """The query block of a caller with room for `length` bytes, and its rc: 0001, or 0100 where it was cut."""
-        answer = self._door.call("query_storage", messages.StorageBlock, messages.QueryStorage(length=length))
+        answer = self._door.call(
+            "query_storage", storage_messages.StorageBlock, storage_messages.QueryStorage(length=length)
+        )
         return answer.rc, answer.block
 
     def init(self, origin: int | None = None, length: int | None = None) -> None:
@@ -69,7 +72,7 @@ class Host:
             return
         if origin is None or length is None:
             raise SdkError("give both origin and length of the zone's base storage, or neither")
-        self._door.call("init_storage", Done, messages.InitStorage(origin=origin, length=length))
+        self._door.call("init_storage", Done, storage_messages.InitStorage(origin=origin, length=length))
 
     def create_guest(
         self,
@@ -88,7 +91,7 @@ class Host:
 
         A refusal with 8000h in its code has a `handle`: what was created half must be destroyed.
         """
-        body = messages.CreateGuest(
+        body = storage_messages.CreateGuest(
             name=guest_name(name),
             base=base,
             base_length=base_length,
@@ -103,14 +106,14 @@ class Host:
 
     def create_cpu(self, handle: int, number: int, *, storage: int, storage_length: int) -> int:
         """Donate the storage of the guest's CPU `number`, absolute, and get the CPU's handle."""
-        body = messages.CreateCpu(
+        body = storage_messages.CreateCpu(
             handle=handle, number=number, storage=storage, storage_length=storage_length
         )
         return self._door.call("create_cpu", Created, body).handle
 
     def set_parameters(self, handle: int, header: int, header_length: int) -> None:
         """Hand over the header of the guest's image, which stands at the absolute address `header`."""
-        body = messages.SetParameters(handle=handle, header=header, header_length=header_length)
+        body = storage_messages.SetParameters(handle=handle, header=header, header_length=header_length)
         self._door.call("set_parameters", Done, body)
 
     def unpack(self, handle: int, address: int, length: int, *, tweak: bytes, offset: int) -> None:
@@ -118,7 +121,7 @@ class Host:
 
         `tweak` is their component's 8-byte prefix, `offset` how far from the component's start they are.
         """
-        body = messages.Unpack(
+        body = storage_messages.Unpack(
             handle=handle, address=address, length=length, tweak=tweak.hex(), offset=offset
         )
         self._door.call("unpack", Done, body)
@@ -150,9 +153,9 @@ class Host:
         """Give pages to a guest, from the guest's `address` on: exported ones again, or new ones, which are zeros."""
         self._convert("import_pages", name, address, length)
 
-    def storage(self) -> messages.Ledger:
+    def storage(self) -> storage_messages.Ledger:
         """Who holds which storage, and how much is free."""
-        return self._door.call("storage", messages.Ledger)
+        return self._door.call("storage", storage_messages.Ledger)
 
     def guests(self) -> list[messages.Guest]:
         """The guests there are: those that run, and those that are being made or were left half made."""
@@ -217,5 +220,5 @@ class Host:
         handle = named(self, guest_name(name)).handle
         for offset in range(0, max(length, 1), MAX_ACCESS):
             part = min(MAX_ACCESS, length - offset)
-            body = messages.ConvertPages(handle=handle, address=address + offset, length=part)
+            body = storage_messages.ConvertPages(handle=handle, address=address + offset, length=part)
             self._door.call(call, Done, body)

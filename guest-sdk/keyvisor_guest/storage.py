@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 
 from keyvisor_guest.http import Door
-from keyvisor_guest.wire.messages import MAX_ACCESS, Done, ReadStorage, StorageContent, WriteStorage
+from keyvisor_guest.wire.messages import Done
+from keyvisor_guest.wire.storage_messages import MAX_ACCESS, ReadStorage, StorageContent, WriteStorage
 
 __all__ = ["Storage"]
 

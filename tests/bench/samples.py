@@ -21,6 +21,22 @@ def crowded(first: float, last: float) -> Figures:
     }
 
 
+def ranges(taken: int, lookup: float, donation: float) -> Figures:
+    """What a zone-security table takes: bytes and microseconds."""
+    return {
+        "bytes": taken,
+        "lookup": [lookup],
+        "4 KiB": [donation],
+        "64 GiB": [donation, 2 * donation, donation],
+    }
+
+
+def beside(each: float) -> Figures:
+    """What a daemon does beside its guests."""
+    names = ("query, ms", "ledger, ms", "list, ms", "PSS, MiB", "idle, %", "restart, s")
+    return dict.fromkeys(names, each)
+
+
 FIGURES: Figures = {
     "machine": {"date": "2026-01-02", "processor": "A Processor", "cores": "2"},
     "method": {"rounds": 3, "seconds": 0.25, "objects": 1000, "connections": [10]},
@@ -55,5 +71,37 @@ FIGURES: Figures = {
         "gates": 4,
         "gates, MiB": 48.0,
         "daemon, MiB": 60.0,
+    },
+    "storage": {
+        "donations": {
+            "init, ms": 12.34,
+            "door": {
+                "create guest": [100.0, 50.0, 200.0],
+                "destroy guest": [100.0],
+                "create large guest": [80.0],
+                "destroy large guest": [80.0],
+                "create cpu": [40.0],
+                "destroy cpu": [40.0],
+                "query": [900.0, 1100.0, 1000.0],
+            },
+            "core": {
+                "create guest": [10_000.0, 5000.0, 20_000.0],
+                "destroy guest": [10_000.0],
+                "create large guest": [10_000.0],
+                "destroy large guest": [10_000.0],
+                "create cpu": [20_000.0],
+                "destroy cpu": [20_000.0],
+            },
+        },
+        "ranges": {
+            "10": ranges(5120, 0.1, 10.0),
+            "1,000": ranges(512_000, 0.2, 20.0),
+        },
+        "guests": {
+            "guests": 100,
+            "start": {"1": [10.0, 20.0, 30.0], "100": [40.0, 50.0, 30.0]},
+            "stop": 7.0,
+            "daemon": {"0": beside(1.0), "100": beside(2.0)},
+        },
     },
 }

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 from bench.machine import machine, processor
-from bench.processes import pss_kib
+from bench.processes import pss_kib, ticks
 
 SMAPS_ROLLUP = """\
 55d0-7ffe ---p 00000000 00:00 0                          [rollup]
@@ -31,6 +31,10 @@ def test_the_proportional_set_size_is_not_its_dirty_part() -> None:
 def test_no_proportional_set_size_is_no_zero() -> None:
     with pytest.raises(ValueError, match="Pss"):
         pss_kib("Rss: 1 kB\n")
+
+
+def test_work_is_user_and_system_time_whatever_a_process_is_called() -> None:
+    assert ticks("7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 50 6 70 80 20 0 1 0") == 56
 
 
 def test_the_machine_is_not_named() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from io import StringIO
 
-from bench.report import page, printed
+from bench.report import page, printed, updated
+from bench.run import Figures
 from bench.tables import tables
 from rich.console import Console
 
@@ -30,6 +31,30 @@ def test_the_page_has_every_table_with_all_its_rows() -> None:
 
 def test_the_same_figures_give_the_same_page() -> None:
     assert page(FIGURES) == page(FIGURES)
+
+
+def _of(section: str, date: str) -> Figures:
+    return {
+        "machine": {**FIGURES["machine"], "date": date},
+        "method": FIGURES["method"],
+        section: FIGURES[section],
+    }
+
+
+def test_a_section_that_is_measured_again_leaves_all_others_as_they_are() -> None:
+    before = page(FIGURES)
+    after = updated(before, _of("growth", "2026-05-06"))
+    assert after.replace(" Measured on 2026-05-06, A Processor.", "") == before
+    assert after.count("Measured on 2026-05-06, A Processor.") == 1
+    assert updated(after, _of("growth", "2026-05-06")) == after
+
+
+def test_a_section_that_the_page_does_not_have_stands_behind_all_others() -> None:
+    without = page({name: value for name, value in FIGURES.items() if name != "storage"})
+    after = updated(without, _of("storage", "2026-05-06"))
+    assert after.startswith(without)
+    titles = [line for line in after.splitlines() if line.startswith("## Storage")]
+    assert titles == [f"## {table.title}" for table in tables(_of("storage", "2026-05-06"))]
 
 
 def test_the_terminal_has_every_table() -> None:

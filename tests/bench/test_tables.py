@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from bench.run import Figures
-from bench.tables import SECTIONS, Table, tables
+from bench.table import Table
+from bench.tables import SECTIONS, tables
 
 from .samples import FIGURES
 
@@ -75,6 +76,48 @@ def test_no_answer_at_all_is_no_time() -> None:
 def test_growth_has_a_column_for_each_size() -> None:
     assert MADE["Growth: rules"].columns == ("operation", "10", "10,000")
     assert MADE["Growth: rules"].rows == (("HMAC-SHA256", "10 (10-10)", "1,234 (1,234-1,234)"),)
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        ("create a guest of 256 MiB", ["100 (50-200)", "10,000 (5,000-20,000)", "100"]),
+        ("create a CPU", ["40 (40-40)", "20,000 (20,000-20,000)", "500"]),
+        ("storage query", ["1,000 (900-1,100)", "", ""]),
+        ("init, once, milliseconds", ["12.3", "", ""]),
+    ],
+)
+def test_a_donation_stands_beside_what_of_it_is_neither_door_nor_disk(row: str, cells: list[str]) -> None:
+    assert list(_row(MADE["Storage: donations per second"], row).values())[1:] == cells
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        ("memory, KiB", ["5", "500", "100"]),
+        ("memory of one range, bytes", ["512", "512", ""]),
+        ("lookup, us", ["0.10 (0.10-0.10)", "0.20 (0.20-0.20)", "2.0"]),
+        ("donation of 64 GiB, us", ["10 (10-20)", "20 (20-40)", "2.0"]),
+    ],
+)
+def test_growth_of_the_zone_security_table_has_its_ratio(row: str, cells: list[str]) -> None:
+    assert list(_row(MADE["Storage: ranges of the zone-security table"], row).values())[1:] == cells
+
+
+def test_starts_are_told_by_how_many_guests_are_there() -> None:
+    table = MADE["Storage: starting 100 guests"]
+    assert table.columns == ("what", "guest 1", "guest 100", "last to first")
+    assert table.rows == (("start", "20 (10-30)", "40 (30-50)", "2.0"),)
+
+
+def test_the_daemon_is_told_with_and_without_guests() -> None:
+    table = MADE["Storage: the daemon and its guests"]
+    assert _row(table, "a start of the daemon, s") == {
+        "what": "a start of the daemon, s",
+        "0 guests": "1.0",
+        "100 guests": "2.0",
+    }
+    assert _row(table, "stop of one guest, ms")["100 guests"] == "7"
 
 
 def test_a_section_that_was_not_measured_has_no_table() -> None:

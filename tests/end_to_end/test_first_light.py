@@ -45,6 +45,7 @@ def test_the_demo_tells_its_story() -> None:
         [PROGRAMS / "keyvisor", "demo"], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "(program interruption 3d)" in done.stdout
     assert "Verified OK" in done.stdout
     assert "The story went as it should." in done.stdout
 

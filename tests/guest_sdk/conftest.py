@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.errors import QueryTooShort
 from keyvisor_guest.wire.messages import GUEST_ROUTES, HOST_ROUTES, Message, Problem, Route
 from keyvisor_guest.wire.qui import encode_query
@@ -90,7 +90,7 @@ class Story:
     storage: StorageStory = field(default_factory=StorageStory)
     guest_memory: bytearray = field(default_factory=lambda: bytearray(1 << 20))
     headers: dict[int, bytes] = field(default_factory=dict)
-    unpacked: dict[int, list[messages.Unpack]] = field(default_factory=dict)
+    unpacked: dict[int, list[storage_messages.Unpack]] = field(default_factory=dict)
     before: Callable[[str, Message | None], None] = lambda name, body: None
     half: int | None = None
     lost: set[str] = field(default_factory=set)
@@ -159,14 +159,14 @@ class HostDoor:
     def list_guests(self) -> Message:
         return messages.GuestList(guests=list(self._story.guests.values()))
 
-    def query_storage(self, body: messages.QueryStorage) -> Message:
+    def query_storage(self, body: storage_messages.QueryStorage) -> Message:
         try:
             rc, block = encode_query(self._storage.query, body.length)
         except QueryTooShort as error:
             raise uv(0x0005, str(error)) from error
-        return messages.StorageBlock(rc=rc, block=base64.b64encode(block))
+        return storage_messages.StorageBlock(rc=rc, block=base64.b64encode(block))
 
-    def init_storage(self, body: messages.InitStorage) -> Message:
+    def init_storage(self, body: storage_messages.InitStorage) -> Message:
         end = body.origin + body.length
         if self._storage.initialised:
             raise uv(0x0101, "the firmware is initialised already")
@@ -178,7 +178,7 @@ class HostDoor:
         self._storage.initialised = True
         return messages.Done()
 
-    def create_guest(self, body: messages.CreateGuest) -> Message:
+    def create_guest(self, body: storage_messages.CreateGuest) -> Message:
         storage, query = self._storage, self._storage.query
         if not storage.initialised:
             raise uv(0x0003, "the firmware is not initialised")
@@ -212,9 +212,9 @@ class HostDoor:
         )
         if self._story.half is not None:
             raise uv(0x8000 | self._story.half, "the guest is half made", handle=handle)
-        return messages.Created(handle=handle)
+        return storage_messages.Created(handle=handle)
 
-    def create_cpu(self, body: messages.CreateCpu) -> Message:
+    def create_cpu(self, body: storage_messages.CreateCpu) -> Message:
         guest = self._by_handle(body.handle)
         end = body.storage + body.storage_length
         if body.storage_length != self._storage.query.cpu or self._storage.is_secure(body.storage, end):
@@ -224,15 +224,15 @@ class HostDoor:
         handle = self._next()
         self._storage.take(body.storage, end, guest.name, "cpu", handle)
         self._change(guest, cpus=[*guest.cpus, body.number], cpu_handles=[*guest.cpu_handles, handle])
-        return messages.Created(handle=handle)
+        return storage_messages.Created(handle=handle)
 
-    def set_parameters(self, body: messages.SetParameters) -> Message:
+    def set_parameters(self, body: storage_messages.SetParameters) -> Message:
         guest = self._in_state(body.handle, "created")
         self._story.headers[guest.handle] = self._storage.read(body.header, body.header_length)
         self._change(guest, state="parameters")
         return messages.Done()
 
-    def unpack(self, body: messages.Unpack) -> Message:
+    def unpack(self, body: storage_messages.Unpack) -> Message:
         guest = self._in_state(body.handle, "parameters")
         for start, end in self._pages(guest, body.address, body.length):
             if self._storage.is_secure(start, end):
@@ -241,17 +241,17 @@ class HostDoor:
         self._story.unpacked.setdefault(guest.handle, []).append(body)
         return messages.Done()
 
-    def verify(self, body: messages.ByHandle) -> Message:
+    def verify(self, body: storage_messages.ByHandle) -> Message:
         self._change(self._in_state(body.handle, "parameters"), state="verified")
         return messages.Done()
 
-    def start_guest(self, body: messages.ByHandle) -> Message:
+    def start_guest(self, body: storage_messages.ByHandle) -> Message:
         guest = self._in_state(body.handle, "verified")
         if not guest.cpus:
             raise uv(0x0180, "the guest has no CPU")
         return self._change(guest, state="running", started="2026-02-03T04:05:08Z")
 
-    def destroy_cpu(self, body: messages.ByHandle) -> Message:
+    def destroy_cpu(self, body: storage_messages.ByHandle) -> Message:
         for guest in self._story.guests.values():
             if body.handle in guest.cpu_handles:
                 at = guest.cpu_handles.index(body.handle)
@@ -262,7 +262,7 @@ class HostDoor:
                 return messages.Done()
         raise uv(0x0021, "there is no CPU with that handle")
 
-    def destroy_guest(self, body: messages.ByHandle) -> Message:
+    def destroy_guest(self, body: storage_messages.ByHandle) -> Message:
         guest = self._by_handle(body.handle)
         if guest.cpus:
             raise uv(0x0190, "the guest has CPUs")
@@ -270,7 +270,7 @@ class HostDoor:
         del self._story.guests[guest.name]
         return messages.Done()
 
-    def export_pages(self, body: messages.ConvertPages) -> Message:
+    def export_pages(self, body: storage_messages.ConvertPages) -> Message:
         guest = self._by_handle(body.handle)
         for start, end in self._pages(guest, body.address, body.length):
             if not self._storage.is_secure(start, end):
@@ -280,7 +280,7 @@ class HostDoor:
             ]
         return messages.Done()
 
-    def import_pages(self, body: messages.ConvertPages) -> Message:
+    def import_pages(self, body: storage_messages.ConvertPages) -> Message:
         guest = self._by_handle(body.handle)
         for start, end in self._pages(guest, body.address, body.length):
             if self._storage.is_secure(start, end):
@@ -291,29 +291,31 @@ class HostDoor:
     def storage(self) -> Message:
         return self._storage.ledger()
 
-    def allocate(self, body: messages.Allocate) -> Message:
+    def allocate(self, body: storage_messages.Allocate) -> Message:
         try:
             absolute = self._storage.allocate(body.label, body.length, body.alignment, body.at_least)
         except NoRoom:
             raise refuse(409, "http", 409, f"no {body.length} bytes are free in one piece") from None
-        return messages.Allocated(absolute=absolute)
+        return storage_messages.Allocated(absolute=absolute)
 
-    def free(self, body: messages.FreeFrames) -> Message:
+    def free(self, body: storage_messages.FreeFrames) -> Message:
         return self._storage.free(body.label)
 
-    def map_pages(self, body: messages.MapPages) -> Message:
+    def map_pages(self, body: storage_messages.MapPages) -> Message:
         self._storage.map(body.asce, body.virtual, body.absolute, body.length)
         return messages.Done()
 
-    def unmap_pages(self, body: messages.UnmapPages) -> Message:
+    def unmap_pages(self, body: storage_messages.UnmapPages) -> Message:
         self._storage.unmap(body.asce, body.virtual, body.length)
         return messages.Done()
 
-    def read_storage(self, body: messages.ReadStorage) -> Message:
+    def read_storage(self, body: storage_messages.ReadStorage) -> Message:
         self._require_host_access(body.address, body.length)
-        return messages.StorageContent(data=base64.b64encode(self._storage.read(body.address, body.length)))
+        return storage_messages.StorageContent(
+            data=base64.b64encode(self._storage.read(body.address, body.length))
+        )
 
-    def write_storage(self, body: messages.WriteStorage) -> Message:
+    def write_storage(self, body: storage_messages.WriteStorage) -> Message:
         self._require_host_access(body.address, len(body.data))
         self._storage.write(body.address, body.data)
         return messages.Done()
@@ -484,10 +486,10 @@ class GuestDoor:
         self._story.attested.append(body)
         return messages.AttestationAnswer(measurement="aa" * 64, additional="bb" * 32, cuid="0f" * 16)
 
-    def read_storage(self, body: messages.ReadStorage) -> Message:
-        return messages.StorageContent(data=base64.b64encode(self._memory(body.address, body.length)))
+    def read_storage(self, body: storage_messages.ReadStorage) -> Message:
+        return storage_messages.StorageContent(data=base64.b64encode(self._memory(body.address, body.length)))
 
-    def write_storage(self, body: messages.WriteStorage) -> Message:
+    def write_storage(self, body: storage_messages.WriteStorage) -> Message:
         self._memory(body.address, len(body.data))
         self._story.guest_memory[body.address : body.address + len(body.data)] = body.data
         return messages.Done()

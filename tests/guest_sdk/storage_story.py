@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from keyvisor_guest.wire.messages import Freed, Held, Ledger
 from keyvisor_guest.wire.qui import StorageQuery, UvCommand
+from keyvisor_guest.wire.storage_messages import Freed, Held, Ledger
 
 PAGE = 4096
 MIB = 1 << 20

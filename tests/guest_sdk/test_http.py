@@ -16,7 +16,7 @@ import pytest
 from keyvisor_guest.errors import DoorBroken, DoorClosed, NotRunning, Refused
 from keyvisor_guest.http import Door
 from keyvisor_guest.state_directory import guest_socket, host_socket
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.messages import GUEST_ROUTES, HOST_ROUTES
 
 NOBODY = "nobody here: do something"
@@ -47,9 +47,9 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
     """The table has no row that the client cannot call."""
     bodies: dict[type[messages.Message] | None, messages.Message | None] = {
         None: None,
-        messages.QueryStorage: messages.QueryStorage(),
-        messages.InitStorage: messages.InitStorage(origin=1 << 31, length=1 << 21),
-        messages.CreateGuest: messages.CreateGuest(
+        storage_messages.QueryStorage: storage_messages.QueryStorage(),
+        storage_messages.InitStorage: storage_messages.InitStorage(origin=1 << 31, length=1 << 21),
+        storage_messages.CreateGuest: storage_messages.CreateGuest(
             name="g",
             base=1 << 20,
             base_length=4096,
@@ -59,17 +59,25 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
             asce=4096,
             sca=8192,
         ),
-        messages.CreateCpu: messages.CreateCpu(handle=0xA1, number=1, storage=4096, storage_length=4096),
-        messages.SetParameters: messages.SetParameters(handle=0xA1, header=4096, header_length=640),
-        messages.Unpack: messages.Unpack(handle=0xA1, address=0, length=4096, tweak="0" * 16, offset=0),
-        messages.ByHandle: messages.ByHandle(handle=0xF1),
-        messages.ConvertPages: messages.ConvertPages(handle=0xA1, address=0, length=4096),
-        messages.Allocate: messages.Allocate(label="mine", length=4096),
-        messages.FreeFrames: messages.FreeFrames(label="mine"),
-        messages.MapPages: messages.MapPages(asce=4096, virtual=0, absolute=8192, length=4096),
-        messages.UnmapPages: messages.UnmapPages(asce=4096, virtual=0, length=4096),
-        messages.ReadStorage: messages.ReadStorage(address=0, length=1),
-        messages.WriteStorage: messages.WriteStorage(address=0, data=b"AAAA"),
+        storage_messages.CreateCpu: storage_messages.CreateCpu(
+            handle=0xA1, number=1, storage=4096, storage_length=4096
+        ),
+        storage_messages.SetParameters: storage_messages.SetParameters(
+            handle=0xA1, header=4096, header_length=640
+        ),
+        storage_messages.Unpack: storage_messages.Unpack(
+            handle=0xA1, address=0, length=4096, tweak="0" * 16, offset=0
+        ),
+        storage_messages.ByHandle: storage_messages.ByHandle(handle=0xF1),
+        storage_messages.ConvertPages: storage_messages.ConvertPages(handle=0xA1, address=0, length=4096),
+        storage_messages.Allocate: storage_messages.Allocate(label="mine", length=4096),
+        storage_messages.FreeFrames: storage_messages.FreeFrames(label="mine"),
+        storage_messages.MapPages: storage_messages.MapPages(
+            asce=4096, virtual=0, absolute=8192, length=4096
+        ),
+        storage_messages.UnmapPages: storage_messages.UnmapPages(asce=4096, virtual=0, length=4096),
+        storage_messages.ReadStorage: storage_messages.ReadStorage(address=0, length=1),
+        storage_messages.WriteStorage: storage_messages.WriteStorage(address=0, data=b"AAAA"),
         messages.Associate: messages.Associate(secret="payments-signing"),
         messages.AddSecret: messages.AddSecret(request=b"AAAA"),
         messages.PolicyText: messages.PolicyText(text="version: 1\n"),

@@ -198,6 +198,7 @@ def tell(story: Story) -> None:
     """The story, from the building of the guest's image on."""
     mkvp = _build_image(story)
     _start_guest(story)
+    _locked_away(story)
     _bound_only(story)
     _add_secret(story)
     _apply_policy(story)
@@ -244,6 +245,18 @@ def _start_guest(story: Story) -> None:
     story.run("keyvisor host start payments --image payments.img")
     story.run(f"keyvisor host attach payments {HSM} {SPARE} {ACCELERATOR}")
     story.run("keyvisor host list")
+
+
+def _locked_away(story: Story) -> None:
+    story.step(
+        "What the host gave for it is the firmware's now: the host sees how much, and cannot look inside."
+    )
+    told = story.run("keyvisor host storage")
+    story.require(told, "guest variable")
+    held = json.loads(story.run("keyvisor host storage --json", show=False))["held"]
+    base = next(one for one in held if (one["holder"], one["use"]) == ("payments", "guest base"))
+    told = story.run(f"keyvisor host memory read {base['first']:#x} 16", refused=True)
+    story.require(told, "the storage is secure")
 
 
 def _bound_only(story: Story) -> None:

@@ -14,7 +14,7 @@ from keyvisor_firmware.secrets import Entry, Retrieved
 from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.storage.ledger import LedgerView
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_hsm.cryptoki import CKM
 
@@ -35,26 +35,26 @@ def guest(view: GuestView) -> messages.Guest:
     )
 
 
-def storage_block(rc: int, block: bytes) -> messages.StorageBlock:
+def storage_block(rc: int, block: bytes) -> storage_messages.StorageBlock:
     """For the host: the query's answer."""
-    return messages.StorageBlock(rc=rc, block=base64.b64encode(block))
+    return storage_messages.StorageBlock(rc=rc, block=base64.b64encode(block))
 
 
-def storage_content(data: bytes) -> messages.StorageContent:
+def storage_content(data: bytes) -> storage_messages.StorageContent:
     """For whoever may read it."""
-    return messages.StorageContent(data=base64.b64encode(data))
+    return storage_messages.StorageContent(data=base64.b64encode(data))
 
 
-def ledger(view: LedgerView) -> messages.Ledger:
+def ledger(view: LedgerView) -> storage_messages.Ledger:
     """For the host, whose storage it is."""
-    return messages.Ledger(
+    return storage_messages.Ledger(
         size=view.size,
         initialised=view.initialised,
         secure=view.secure,
         free=view.free,
         largest_free=view.largest_free,
         held=[
-            messages.Held(
+            storage_messages.Held(
                 holder=line.holder,
                 use=line.use,
                 secure=line.secure,

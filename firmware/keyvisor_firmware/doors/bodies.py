@@ -10,16 +10,22 @@ from starlette.requests import Request
 from keyvisor_firmware.doors.problems import TooLarge
 from keyvisor_firmware.errors import Malformed
 from keyvisor_guest.wire.messages import (
-    MAX_ACCESS,
     MAX_KEY_DATA,
     MAX_KEY_PARAMETER,
     MAX_POLICY,
     MAX_REQUEST,
     AddSecret,
-    Allocate,
     ApplyPlan,
     Associate,
     Attest,
+    Message,
+    PolicyText,
+    RevokeHostKey,
+    UseProtectedKey,
+)
+from keyvisor_guest.wire.storage_messages import (
+    MAX_ACCESS,
+    Allocate,
     ByHandle,
     ConvertPages,
     CreateCpu,
@@ -27,15 +33,11 @@ from keyvisor_guest.wire.messages import (
     FreeFrames,
     InitStorage,
     MapPages,
-    Message,
-    PolicyText,
     QueryStorage,
     ReadStorage,
-    RevokeHostKey,
     SetParameters,
     UnmapPages,
     Unpack,
-    UseProtectedKey,
     WriteStorage,
 )
 

@@ -17,7 +17,7 @@ from keyvisor_firmware.secrets import Hash, KeyParameters, KeyUse, Mode, Operati
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_firmware.storage.pages import Span
 from keyvisor_firmware.views import PlanStep
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_KEY_PARAMETER, MAX_POLICY, MAX_REQUEST, Done
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_guest.wire.secret_kinds import KINDS
@@ -100,10 +100,10 @@ class GuestHandlers:
         call = AttestCall(body.request, body.user_data, body.measurement_length, body.additional_length)
         return answers.attestation(self._firmware.attest(self._instance, call))
 
-    def read_storage(self, body: messages.ReadStorage) -> messages.StorageContent:
+    def read_storage(self, body: storage_messages.ReadStorage) -> storage_messages.StorageContent:
         return answers.storage_content(self._paging.read(self._instance, Span(body.address, body.length)))
 
-    def write_storage(self, body: messages.WriteStorage) -> Done:
+    def write_storage(self, body: storage_messages.WriteStorage) -> Done:
         self._paging.write(self._instance, body.address, body.data)
         return Done()
 

@@ -13,7 +13,7 @@ from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.storage.donations import CpuOffer, GuestOffer
 from keyvisor_firmware.storage.guest_record import UnpackedRun
 from keyvisor_firmware.storage.pages import Span
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.messages import Done
 from keyvisor_hsm.cards import Apqn
 
@@ -46,14 +46,14 @@ class HostHandlers:
 
     # --- donation
 
-    def query_storage(self, body: messages.QueryStorage) -> messages.StorageBlock:
+    def query_storage(self, body: storage_messages.QueryStorage) -> storage_messages.StorageBlock:
         return answers.storage_block(*self._donations.query(body.length))
 
-    def init_storage(self, body: messages.InitStorage) -> Done:
+    def init_storage(self, body: storage_messages.InitStorage) -> Done:
         self._donations.init(Span(body.origin, body.length))
         return Done()
 
-    def create_guest(self, body: messages.CreateGuest) -> messages.Created:
+    def create_guest(self, body: storage_messages.CreateGuest) -> storage_messages.Created:
         self._doors.require_possible(body.name)
         offer = GuestOffer(
             base=body.base,
@@ -65,40 +65,40 @@ class HostHandlers:
             asce=body.asce,
             sca=body.sca,
         )
-        return messages.Created(handle=self._donations.create_guest(body.name, offer))
+        return storage_messages.Created(handle=self._donations.create_guest(body.name, offer))
 
-    def create_cpu(self, body: messages.CreateCpu) -> messages.Created:
+    def create_cpu(self, body: storage_messages.CreateCpu) -> storage_messages.Created:
         offer = CpuOffer(body.number, body.storage, body.storage_length)
-        return messages.Created(handle=self._donations.create_cpu(body.handle, offer))
+        return storage_messages.Created(handle=self._donations.create_cpu(body.handle, offer))
 
-    def destroy_cpu(self, body: messages.ByHandle) -> Done:
+    def destroy_cpu(self, body: storage_messages.ByHandle) -> Done:
         self._donations.destroy_cpu(body.handle)
         return Done()
 
-    def destroy_guest(self, body: messages.ByHandle) -> Done:
+    def destroy_guest(self, body: storage_messages.ByHandle) -> Done:
         with self._lifecycle:
             self._doors.close(self._donations.destroy_guest(body.handle))
         return Done()
 
-    def storage(self) -> messages.Ledger:
+    def storage(self) -> storage_messages.Ledger:
         return answers.ledger(self._donations.ledger())
 
     # --- boot
 
-    def set_parameters(self, body: messages.SetParameters) -> Done:
+    def set_parameters(self, body: storage_messages.SetParameters) -> Done:
         self._booting.set_parameters(body.handle, Span(body.header, body.header_length))
         return Done()
 
-    def unpack(self, body: messages.Unpack) -> Done:
+    def unpack(self, body: storage_messages.Unpack) -> Done:
         run = UnpackedRun(body.address, body.length, bytes.fromhex(body.tweak), body.offset)
         self._booting.unpack(body.handle, run)
         return Done()
 
-    def verify(self, body: messages.ByHandle) -> Done:
+    def verify(self, body: storage_messages.ByHandle) -> Done:
         self._booting.verify(body.handle)
         return Done()
 
-    def start_guest(self, body: messages.ByHandle) -> messages.Guest:
+    def start_guest(self, body: storage_messages.ByHandle) -> messages.Guest:
         with self._lifecycle:
             instance = self._booting.start(body.handle)
             try:
@@ -110,36 +110,36 @@ class HostHandlers:
 
     # --- paging
 
-    def export_pages(self, body: messages.ConvertPages) -> Done:
+    def export_pages(self, body: storage_messages.ConvertPages) -> Done:
         self._paging.export_pages(body.handle, Span(body.address, body.length))
         return Done()
 
-    def import_pages(self, body: messages.ConvertPages) -> Done:
+    def import_pages(self, body: storage_messages.ConvertPages) -> Done:
         self._paging.import_pages(body.handle, Span(body.address, body.length))
         return Done()
 
     # --- the host's own storage
 
-    def allocate(self, body: messages.Allocate) -> messages.Allocated:
+    def allocate(self, body: storage_messages.Allocate) -> storage_messages.Allocated:
         absolute = self._host.allocate(body.label, body.length, body.alignment, body.at_least)
-        return messages.Allocated(absolute=absolute)
+        return storage_messages.Allocated(absolute=absolute)
 
-    def free(self, body: messages.FreeFrames) -> messages.Freed:
+    def free(self, body: storage_messages.FreeFrames) -> storage_messages.Freed:
         freed, kept = self._host.free(body.label)
-        return messages.Freed(freed=freed, kept=kept)
+        return storage_messages.Freed(freed=freed, kept=kept)
 
-    def map_pages(self, body: messages.MapPages) -> Done:
+    def map_pages(self, body: storage_messages.MapPages) -> Done:
         self._host.map(body.asce, body.virtual, Span(body.absolute, body.length))
         return Done()
 
-    def unmap_pages(self, body: messages.UnmapPages) -> Done:
+    def unmap_pages(self, body: storage_messages.UnmapPages) -> Done:
         self._host.unmap(body.asce, Span(body.virtual, body.length))
         return Done()
 
-    def read_storage(self, body: messages.ReadStorage) -> messages.StorageContent:
+    def read_storage(self, body: storage_messages.ReadStorage) -> storage_messages.StorageContent:
         return answers.storage_content(self._host.read(Span(body.address, body.length)))
 
-    def write_storage(self, body: messages.WriteStorage) -> Done:
+    def write_storage(self, body: storage_messages.WriteStorage) -> Done:
         self._host.write(body.address, body.data)
         return Done()
 

@@ -136,6 +136,13 @@ class Records:
         chosen = select(ATTACHMENTS.c.apqn).where(ATTACHMENTS.c.instance == instance)
         return tuple(sorted(Apqn.parse(apqn) for apqn in self._connection.execute(chosen).scalars()))
 
+    def attachments(self) -> dict[InstanceId, tuple[Apqn, ...]]:
+        """The HSMs of every guest that has any, in APQN order."""
+        found: dict[InstanceId, list[Apqn]] = {}
+        for row in self._connection.execute(select(ATTACHMENTS)):
+            found.setdefault(InstanceId(row.instance), []).append(Apqn.parse(row.apqn))
+        return {instance: tuple(sorted(apqns)) for instance, apqns in found.items()}
+
     # --- which guest holds an HSM
 
     def hold(self, instance: InstanceId, apqn: Apqn) -> None:

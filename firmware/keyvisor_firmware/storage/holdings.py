@@ -159,10 +159,6 @@ class Holdings:
         except KeyError:
             raise StorageRefused(StorageCode.GUEST_UNKNOWN) from None
 
-    def named(self, name: str) -> Configuration | None:
-        """The guest of that name, whatever its state."""
-        return next((guest for guest in self.guests.values() if guest.row.name == name), None)
-
     def of(self, instance: InstanceId) -> Configuration | None:
         """The guest of that instance."""
         return next((guest for guest in self.guests.values() if guest.row.instance == instance), None)

@@ -14,7 +14,7 @@ from keyvisor_firmware.errors import Malformed
 from keyvisor_firmware.storage.contents import Contents
 from keyvisor_firmware.storage.holdings import Holdings
 from keyvisor_firmware.storage.pages import Span, is_whole
-from keyvisor_guest.wire.messages import MAX_ADDRESS
+from keyvisor_guest.wire.message import MAX_ADDRESS
 
 _EVERYTHING: Final = Span(0, MAX_ADDRESS * 2)
 

@@ -24,7 +24,7 @@ from keyvisor_firmware.storage.page_records import PAGE_RECORD_LENGTH, PageRecor
 from keyvisor_firmware.storage.pages import PAGE, Span, is_whole, whole_pages
 from keyvisor_firmware.storage.return_codes import StorageCode
 from keyvisor_firmware.storage.zone_table import ZoneEntry
-from keyvisor_guest.wire.messages import MAX_ACCESS
+from keyvisor_guest.wire.storage_messages import MAX_ACCESS
 
 MAX_CONVERTED: Final = (
     MAX_ACCESS  # bytes of one export or import: storage is sparse, and they are held in memory

@@ -15,7 +15,7 @@ from keyvisor_guest.cli.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
     from keyvisor_guest.hosting.starting import Progress
-    from keyvisor_guest.wire.messages import Held
+    from keyvisor_guest.wire.storage_messages import Held
 
 
 def start(

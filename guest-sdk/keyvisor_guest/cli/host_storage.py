@@ -19,8 +19,8 @@ from keyvisor_policy.terminal import print_json, verb
 if TYPE_CHECKING:
     from keyvisor_guest.host import Host
     from keyvisor_guest.hosting.needs import Needs
-    from keyvisor_guest.wire.messages import Ledger
     from keyvisor_guest.wire.qui import StorageQuery
+    from keyvisor_guest.wire.storage_messages import Ledger
 
 memory = verb("Read and write host-absolute storage; secure pages refuse it.", group=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from keyvisor_guest.wire.messages import MAX_ADDRESS
+from keyvisor_guest.wire.message import MAX_ADDRESS
 
 __all__ = ["AddressArgument", "LengthArgument", "parse_size", "size_text"]
 

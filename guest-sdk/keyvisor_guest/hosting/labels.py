@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keyvisor_guest.wire.messages import Ledger
+from keyvisor_guest.wire.storage_messages import Ledger
 
 __all__ = ["label_of", "labels_of_guest", "same_try", "zone_label"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from keyvisor_guest.storage import Storage
-from keyvisor_guest.wire import messages
+from keyvisor_guest.wire import storage_messages
 from keyvisor_guest.wire.messages import Done
 
 __all__ = ["PAGE", "HostMemory"]
@@ -21,18 +21,20 @@ class HostMemory(Storage):
 
     def allocate(self, label: str, length: int, alignment: int = PAGE, at_least: int = 0) -> int:
         """Reserve `length` bytes in one piece at `at_least` or above, and give back the absolute address."""
-        body = messages.Allocate(label=label, length=length, alignment=alignment, at_least=at_least)
-        return self._door.call("allocate", messages.Allocated, body).absolute
+        body = storage_messages.Allocate(label=label, length=length, alignment=alignment, at_least=at_least)
+        return self._door.call("allocate", storage_messages.Allocated, body).absolute
 
-    def free(self, label: str) -> messages.Freed:
+    def free(self, label: str) -> storage_messages.Freed:
         """Give back all that was reserved under `label`, except for what is secure."""
-        return self._door.call("free", messages.Freed, messages.FreeFrames(label=label))
+        return self._door.call("free", storage_messages.Freed, storage_messages.FreeFrames(label=label))
 
     def map(self, asce: int, virtual: int, absolute: int, length: int) -> None:
         """Let the addresses from `virtual` on in the address space `asce` lead to those from `absolute` on."""
-        body = messages.MapPages(asce=asce, virtual=virtual, absolute=absolute, length=length)
+        body = storage_messages.MapPages(asce=asce, virtual=virtual, absolute=absolute, length=length)
         self._door.call("map_pages", Done, body)
 
     def unmap(self, asce: int, virtual: int, length: int) -> None:
         """Let addresses of the address space `asce` lead nowhere."""
-        self._door.call("unmap_pages", Done, messages.UnmapPages(asce=asce, virtual=virtual, length=length))
+        self._door.call(
+            "unmap_pages", Done, storage_messages.UnmapPages(asce=asce, virtual=virtual, length=length)
+        )

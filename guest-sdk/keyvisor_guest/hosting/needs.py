@@ -7,8 +7,8 @@ from typing import Final
 
 from keyvisor_guest.errors import SdkError
 from keyvisor_guest.hosting.memory import PAGE
-from keyvisor_guest.wire.messages import Ledger
 from keyvisor_guest.wire.qui import StorageQuery
+from keyvisor_guest.wire.storage_messages import Ledger
 
 __all__ = ["MIB", "Needs", "missing", "needs", "require_size"]
 

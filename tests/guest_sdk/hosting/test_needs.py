@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from keyvisor_guest import SdkError
 from keyvisor_guest.hosting.needs import MIB, Needs, missing, needs
-from keyvisor_guest.wire.messages import Ledger
+from keyvisor_guest.wire.storage_messages import Ledger
 
 from ..storage_story import QUERY, TIB
 

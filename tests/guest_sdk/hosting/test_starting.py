@@ -11,7 +11,7 @@ from keyvisor_guest import Host, Refused, SdkError
 from keyvisor_guest.errors import DoorBroken, GuestThere
 from keyvisor_guest.hosting.image_loading import load
 from keyvisor_guest.hosting.starting import Progress
-from keyvisor_guest.wire.messages import Held, Ledger
+from keyvisor_guest.wire.storage_messages import Held, Ledger
 
 from ..storage_story import PAGE
 from .refusing import CODE, Refusing, between, dying, refusing
