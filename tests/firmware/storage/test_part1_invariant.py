@@ -324,13 +324,14 @@ class Hosts(RuleBasedStateMachine):
         mine = [page for page, text in self.frames.items() if text == label]
         done, answer = self.tried(True, lambda: self.world.host.memory.free(label))
         if done and answer is not None:
-            owners = self.owners()
+            in_use = {guest.asce for guest in self.guests.values()}
+            staying = {*self.owners(), *in_use}
             for page in mine:
-                if page not in owners:
+                if page not in staying:
                     del self.frames[page]
-                if page not in {guest.asce for guest in self.guests.values()}:
+                if page not in in_use:
                     self.spaces.pop(page, None)
-            kept = sum(page in owners for page in mine)
+            kept = sum(page in staying for page in mine)
             assert (answer.freed, answer.kept) == ((len(mine) - kept) * PAGE, kept * PAGE)
 
     def remap(self, pick: int, page: int, at: int, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 
@@ -102,10 +103,8 @@ def test_starts_and_stops_at_once_leave_nothing(new_world: Callable[..., World])
         host = InProcessHost(world.firmware)
         for _ in range(5):
             for call in (lambda: host.start(name, image, memory=MEMORY), lambda: host.stop(name)):
-                try:
+                with contextlib.suppress(GuestThere, Refused, NotRunning):
                     call()
-                except (GuestThere, Refused, NotRunning):
-                    pass
 
     outcomes = together([lambda name=name: start_and_stop(name) for name in ("a", "a", "b", "b")])
     assert outcomes == [None] * 4
@@ -113,11 +112,25 @@ def test_starts_and_stops_at_once_leave_nothing(new_world: Callable[..., World])
     world.again()
     world.require_agreement()
     for name in ("a", "b"):
-        try:
+        with contextlib.suppress(NotRunning):
             world.host.stop(name)
-        except NotRunning:
-            pass
     require_all_free(world)
+
+
+def test_of_hosts_that_clear_up_none_maps_into_what_is_anothers_by_now(world: World) -> None:
+    """A host's reservations are given back under it, and its address space becomes another guest's: it maps nothing there."""
+    slow = world.kernel.frame(label="guest slow")
+    world.host.memory.map(slow.start, 0, slow.start, PAGE, "guest slow")
+    world.host.memory.free("guest slow")
+    given = world.kernel.create()
+    assert given.asce == slow.start
+    before = world.picture()
+    with pytest.raises(Refused, match="not reserved under `guest slow` any more"):
+        world.host.memory.map(slow.start, given.virtual, slow.start, PAGE, "guest slow")
+    assert world.picture() == before
+    world.host.memory.free("guest payments")
+    assert world.kernel.frame().start != given.asce
+    world.kernel.destroy(given)
 
 
 def test_a_page_is_one_guests_however_many_are_offered_it_at_once(new_world: Callable[..., World]) -> None:
