@@ -17,7 +17,7 @@ from keyvisor_guest.state_directory import host_socket, state_directory
 from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.errors import Malformed
 from keyvisor_guest.wire.messages import HOST_ROUTES, MAX_IMAGE, Done
-from keyvisor_guest.wire.storage_messages import ByHandle, Created
+from keyvisor_guest.wire.storage_messages import MAX_ACCESS, ByHandle, Created
 
 if TYPE_CHECKING:
     from keyvisor_guest.hosting.starting import Progress
@@ -143,12 +143,15 @@ class Host:
         self._door.call("destroy_guest", Done, ByHandle(handle=handle))
 
     def export_pages(self, name: str, address: int, length: int) -> None:
-        """Have pages of a guest encrypted, from the guest's `address` on, so that the host can put them away."""
-        self._door.call("export_pages", Done, self._pages(name, address, length))
+        """Have pages of a guest encrypted, from the guest's `address` on, so that the host can put them away.
+
+        More than 16 MiB are exported piece by piece; so are they imported.
+        """
+        self._convert("export_pages", name, address, length)
 
     def import_pages(self, name: str, address: int, length: int) -> None:
         """Give pages to a guest, from the guest's `address` on: exported ones again, or new ones, which are zeros."""
-        self._door.call("import_pages", Done, self._pages(name, address, length))
+        self._convert("import_pages", name, address, length)
 
     def storage(self) -> storage_messages.Ledger:
         """Who holds which storage, and how much is free."""
@@ -211,8 +214,11 @@ class Host:
         """
         return self._door.call("host_keys", messages.HostKeyDocuments)
 
-    def _pages(self, name: str, address: int, length: int) -> storage_messages.ConvertPages:
+    def _convert(self, call: str, name: str, address: int, length: int) -> None:
         from keyvisor_guest.hosting.stopping import named
 
         handle = named(self, guest_name(name)).handle
-        return storage_messages.ConvertPages(handle=handle, address=address, length=length)
+        for offset in range(0, max(length, 1), MAX_ACCESS):
+            part = min(MAX_ACCESS, length - offset)
+            body = storage_messages.ConvertPages(handle=handle, address=address + offset, length=part)
+            self._door.call(call, Done, body)

@@ -25,6 +25,8 @@ from keyvisor_guest import Guest, Host
 from keyvisor_guest.errors import NotRunning, StateDirectoryUnusable
 from keyvisor_guest.wire.messages import Guest as GuestMessage
 
+from .machine import STARTED
+
 HSM = "03.0011"
 
 
@@ -177,7 +179,7 @@ def test_the_operators_verbs(daemon: Daemon) -> None:
     assert one["mkvp"] in table
 
     entries = json.loads(CliRunner().invoke(audit.app, [*options, "--json"]).stdout)["entries"]
-    assert [entry["event"] for entry in entries] == ["restore", "start guest", "attach", "bind"]
+    assert [entry["event"] for entry in entries] == ["restore", *STARTED, "attach", "bind"]
     assert "outcome=done" in CliRunner().invoke(audit.app, options).stdout
 
     checked = CliRunner().invoke(doctor.app, [*options, "--json"])

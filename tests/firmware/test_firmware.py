@@ -11,14 +11,18 @@ from sqlalchemy.exc import OperationalError
 
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.config import DEFAULT_CARDS, Config, Limits
-from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Refused
+from keyvisor_firmware.errors import ApError, Conflict, Malformed, NotFound, Refused, StorageRefused
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.records import PolicyRow
+from keyvisor_firmware.storage.donations import CpuOffer
+from keyvisor_firmware.storage.pages import LOWCORE, PAGE
+from keyvisor_firmware.storage.return_codes import StorageCode
 from keyvisor_firmware.views import PlanStep
 from keyvisor_hsm.cards import Apqn
 
-from .machine import ACCELERATOR, CCA, HSM, LEDGER, OTHER, SIGNING, SPARE, Machine, policy, step
+from .machine import ACCELERATOR, CCA, HSM, LEDGER, OTHER, SIGNING, SPARE, STARTED, Machine, policy, step
+from .offers import another_offer
 from .simulator import Crash, Mishap
 
 HOW = ["crash before", "crash after", "mishap before", "mishap after"]
@@ -73,7 +77,7 @@ def test_a_guest_starts_with_an_identity_of_its_own(machine: Machine) -> None:
 
 def test_the_same_image_started_twice_is_two_instances(machine: Machine) -> None:
     first = machine.guest("payments")
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     second = machine.guest("payments")
     assert first.identity == second.identity
     assert first.cuid != second.cuid
@@ -82,7 +86,7 @@ def test_the_same_image_started_twice_is_two_instances(machine: Machine) -> None
 
 def test_what_waited_for_a_guest_that_was_stopped_finds_nobody(machine: Machine) -> None:
     first = machine.guest("payments", HSM)
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     second = machine.guest("payments", HSM)
     own: list[Callable[[], object]] = [
         lambda: machine.firmware.identity(first.id),
@@ -110,21 +114,29 @@ def test_names_and_numbers_that_are_taken_or_unknown(new_machine: Callable[..., 
     machine.guest("payments", HSM, SPARE)
     machine.guest("billing")
     firmware = machine.firmware
+    offer = another_offer(machine)
     before = machine.picture()
+    for name in ("third", "payments"):
+        with pytest.raises(StorageRefused) as refused:
+            firmware.donations.create_guest(name, offer)
+        assert refused.value.why is StorageCode.TOO_MANY_GUESTS
     for command, kind, said in (
-        (lambda: firmware.start_guest("payments", machine.image("payments")), Conflict, "limit"),
         (lambda: firmware.attach("payments", LEDGER), Conflict, "limit"),
         (lambda: firmware.attach("billing", Apqn(0xFF, 0)), NotFound, "no HSM ff.0000"),
         (lambda: firmware.attach("nobody", HSM), NotFound, "no guest `nobody`"),
         (lambda: firmware.detach("billing", HSM), NotFound, "not attached"),
-        (lambda: firmware.stop_guest("nobody"), NotFound, "no guest `nobody`"),
+        (lambda: firmware.donations.destroy_guest(4711), StorageRefused, "no guest with that handle"),
+        (lambda: firmware.donations.destroy_cpu(4711), StorageRefused, "no CPU with that handle"),
+        (lambda: firmware.booting.start(4711), StorageRefused, "no guest with that handle"),
     ):
         with pytest.raises(kind, match=said):
             command()
     assert machine.picture() == before
-    firmware.stop_guest("billing")
-    with pytest.raises(Conflict, match="runs already"):
-        firmware.start_guest("payments", machine.image("payments"))
+    machine.stop("billing")
+    before = machine.picture()
+    with pytest.raises(Conflict, match="there already"):
+        firmware.donations.create_guest("payments", offer)
+    assert machine.picture() == before
     firmware.detach("payments", SPARE)
     with pytest.raises(Conflict, match="attached to guest `payments` already"):
         firmware.attach("payments", HSM)
@@ -132,7 +144,7 @@ def test_names_and_numbers_that_are_taken_or_unknown(new_machine: Callable[..., 
 
 def test_part2_T15_stopping_a_guest_clears_everything(machine: Machine) -> None:
     machine.ready("payments", HSM, SPARE)
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     assert machine.gates.grants == {}
     later = machine.guest("payments", HSM)
     firmware = machine.firmware
@@ -181,11 +193,11 @@ def test_the_audit_log_has_every_command_and_its_outcome(machine: Machine) -> No
         machine.firmware.bind(guest.id, HSM)
     with pytest.raises(UvError):
         machine.firmware.add_secret(guest.id, b"rubbish")
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     log = machine.firmware.audit_log()
     assert [(entry.event, entry.detail["outcome"]) for entry in log] == [
         ("restore", "done"),
-        ("start guest", "done"),
+        *((event, "done") for event in STARTED),
         ("attach", "done"),
         ("add secret", "done"),
         ("set policy", "done"),
@@ -193,11 +205,12 @@ def test_the_audit_log_has_every_command_and_its_outcome(machine: Machine) -> No
         ("associate", "done"),
         ("bind", "refused"),
         ("add secret", "refused"),
-        ("stop guest", "done"),
+        ("destroy cpu", "done"),
+        ("destroy guest", "done"),
     ]
-    assert {entry.guest for entry in log[1:]} == {"payments"}
-    assert log[6].detail == {"outcome": "done", "apqn": "03.0011", "secret_id": SIGNING.hex()}
-    assert "AP response code 30" in log[7].detail["reason"]
+    assert {entry.guest for entry in log[2:]} == {"payments"}
+    assert log[-5].detail == {"outcome": "done", "apqn": "03.0011", "secret_id": SIGNING.hex()}
+    assert "AP response code 30" in log[-4].detail["reason"]
     machine.again()
     assert machine.firmware.audit_log()[:-1] == log
 
@@ -353,24 +366,27 @@ COMMANDS: dict[str, Callable[[Machine, Instance], object]] = {
     "set policy": lambda machine, guest: machine.firmware.set_policy(guest.id, policy("another")),
     "detach": lambda machine, guest: machine.firmware.detach("payments", HSM),
     "attach": lambda machine, guest: machine.firmware.attach("payments", CCA),
-    "stop": lambda machine, guest: machine.firmware.stop_guest("payments"),
-    "start": lambda machine, guest: machine.firmware.start_guest("billing", machine.image("billing")),
+    "stop": lambda machine, guest: machine.firmware.donations.destroy_guest(handle(machine, "payments")),
+    "start": lambda machine, guest: machine.firmware.booting.start(handle(machine, "billing")),
+    "halt": lambda machine, guest: machine.firmware.booting.halt(handle(machine, "payments")),
 }
 
 
+def handle(machine: Machine, name: str) -> int:
+    return machine.configuration(name).row.handle
+
+
 def _prepared(machine: Machine) -> Instance:
-    """One HSM associated, one bound, two unbound."""
+    """One HSM associated, one bound, two unbound; the guest can be destroyed, another one can be started."""
+    machine.start("billing")
+    machine.firmware.booting.halt(handle(machine, "billing"))
     guest = machine.ready("payments", HSM)
+    for cpu in machine.configuration("payments").known.cpus:
+        machine.firmware.donations.destroy_cpu(cpu.handle)
     for apqn in (SPARE, LEDGER, ACCELERATOR):
         machine.firmware.attach("payments", apqn)
     machine.firmware.bind(guest.id, LEDGER)
     return guest
-
-
-def _comparable(rows: object) -> str:
-    """Rows, but for what a new start draws anew (the ids of an instance that was only now started)."""
-    assert isinstance(rows, tuple)
-    return repr([[guest.name for guest in rows[0]], rows[1:]])
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -395,7 +411,7 @@ def test_a_crash_or_a_mishap_between_any_two_steps_leaves_old_or_new(
         else:
             assert not machine.gates.failed, "the failure was passed over"
             assert after > 0, "no effect on a gate at all"
-            assert _comparable(machine.rows()) != _comparable(before)
+            assert machine.rows() != before
             machine.gates.fail(1000, how)
             machine.require_agreement()
             machine.again()
@@ -460,6 +476,23 @@ def test_an_effect_that_cannot_be_undone_leaves_less_never_more(machine: Machine
     assert any("could not be undone" in line for line in machine.log.lines)
     machine.gates.unusable.clear()
     machine.again()
+    machine.require_agreement()
+
+
+def test_a_guest_that_was_halted_has_what_it_had_when_it_runs_again(machine: Machine) -> None:
+    """As when its doors could not be made, and the host attached an HSM meanwhile."""
+    guest = _prepared(machine)
+    before = {str(apqn): machine.state(guest, apqn) for apqn in (HSM, SPARE, LEDGER, ACCELERATOR)}
+    machine.firmware.booting.halt(handle(machine, "payments"))
+    with pytest.raises(NotFound):
+        machine.firmware.list_hsms(guest.id)
+    other = machine.guest("third", HSM)
+    with pytest.raises(ApError):
+        machine.firmware.bind(other.id, HSM)
+    cpu = CpuOffer(0, machine.host.memory.allocate("cpu", PAGE, PAGE, LOWCORE), PAGE)
+    machine.firmware.donations.create_cpu(handle(machine, "payments"), cpu)
+    machine.firmware.booting.start(handle(machine, "payments"))
+    assert {apqn: machine.state(guest, Apqn.parse(apqn)) for apqn in before} == before
     machine.require_agreement()
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.errors import Refused
 from keyvisor_firmware.guests.instance import Instance
+from keyvisor_guest.errors import GuestThere, NotRunning
 from keyvisor_hsm.cards import Apqn
 from keyvisor_hsm.master_keys import OperatorToken
 
@@ -48,7 +49,7 @@ class Commands(RuleBasedStateMachine):
         assert callable(command)
         try:
             command()
-        except Refused:
+        except (Refused, GuestThere, NotRunning):
             assert not may
             return False
         assert may
@@ -61,7 +62,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(name=GUESTS)
     def stop(self, name: str) -> None:
-        if self._tried(name in self.running, lambda: self.machine.firmware.stop_guest(name)):
+        if self._tried(name in self.running, lambda: self.machine.stop(name)):
             del self.running[name]
             self.attached = {(guest, apqn) for guest, apqn in self.attached if guest != name}
             self.held = {apqn: held for apqn, held in self.held.items() if held[0] != name}

@@ -60,7 +60,7 @@ def test_part3_T8_it_is_refused_in_a_second_instance_and_after_a_new_start(machi
     assert sign(machine, second, other) == sign(machine, guest, blob), "the same key"
     with other_key():
         sign(machine, second, blob)
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     with pytest.raises(NotFound):
         sign(machine, guest, blob)
     again, _ = keyed(machine, "payments")
@@ -72,8 +72,8 @@ def test_part3_T8_it_is_refused_in_a_second_instance_and_after_a_new_start(machi
 
 
 def test_part3_T12_two_instances_of_one_image_have_secrets_of_their_own(machine: Machine) -> None:
-    first = machine.firmware.start_guest("first", machine.image("first"))
-    second = machine.firmware.start_guest("second", machine.image("first"))
+    first = machine.start("first")
+    second = machine.start("second", machine.image("first"))
     assert first.identity == second.identity
     add(machine, first, SecretKind.PLAINTEXT, TEXT)
     add(machine, second, SecretKind.PLAINTEXT, TEXT[::-1])

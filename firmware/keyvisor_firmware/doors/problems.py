@@ -19,6 +19,7 @@ from keyvisor_firmware.errors import (
     StorageRefused,
 )
 from keyvisor_firmware.secrets import KeyRefused, UvError
+from keyvisor_guest.wire.errors import QueryTooShort
 from keyvisor_guest.wire.messages import Problem
 
 INTERNAL: Final = (
@@ -60,6 +61,10 @@ def _storage(error: StorageRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="uv", code=error.code, message=str(error), handle=error.handle)
 
 
+def _query(error: QueryTooShort) -> tuple[int, Problem]:
+    return 409, Problem(kind="uv", code=error.rc, message=str(error))
+
+
 def _access(error: AccessRefused) -> tuple[int, Problem]:
     return 409, Problem(kind="program", code=int(error.code), message=str(error))
 
@@ -88,6 +93,7 @@ _ANSWERS: Final[dict[type[Exception], Callable[..., tuple[int, Problem]]]] = {
     ImageRefused: _image,
     AttestationRefused: _attest,
     StorageRefused: _storage,
+    QueryTooShort: _query,
     AccessRefused: _access,
     Malformed: _malformed,
     NotFound: _as(404),

@@ -108,6 +108,7 @@ class BootCommands:
                 guest = work.storage.keep(handle, replace(verified.known, started=self._audit.now()))
                 running = self._guests.open(guest, work.records)
                 work.effects.note(running.gate.stop)
+                self._guests.reinstate(running, work)  # what a halted one had
             self._guests.add(running)
         return running.instance
 
@@ -117,9 +118,7 @@ class BootCommands:
             guest = work.storage.guest(handle)
             work.storage.keep(handle, replace(guest.known, started=""))
             work.storage.enter(handle, GuestState.VERIFIED)
-            running = self._guests.of(guest.row.instance)
-            self._guests.remove(guest.row.instance)
-            running.gate.stop()
+            self._guests.end(guest, work, self._commands)
 
     # --- inside
 

@@ -25,6 +25,7 @@ from keyvisor_guest.wire.se_header import (
     HeaderSecrets,
     SeHeader,
     check_header_lengths,
+    check_header_magic,
     check_header_slots,
     check_header_version,
     header_key,
@@ -65,6 +66,7 @@ def set_parameters(raw: bytes, host_keys: Sequence[ec.EllipticCurvePrivateKey]) 
     """The header that `raw` is, opened with one of `host_keys`; each check with its code. Raises ImageRefused."""
     with _refusing(ImageCode.NO_HEADER):
         head = read_header_head(raw)
+        check_header_magic(head)
     with _refusing(ImageCode.VERSION_UNSUPPORTED):
         check_header_version(head)
     with _refusing(ImageCode.HOST_KEYS_WRONG):

@@ -9,6 +9,7 @@ from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.policies import read
 from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.errors import Malformed, NotFound
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.running import Running
@@ -49,6 +50,10 @@ class Register:
         except KeyError:
             raise NotFound("this guest was stopped") from None
 
+    def find(self, instance: InstanceId) -> Running | None:
+        """The guest, if it runs."""
+        return self._guests.get(instance)
+
     def named(self, name: str) -> Running:
         """Raises NotFound."""
         for guest in self._guests.values():
@@ -77,13 +82,31 @@ class Register:
         """
         running = self.open(guest, work.records)
         try:
-            self._reinstate(running, work)
+            self.reinstate(running, work)
         except BaseException:
             running.gate.stop()
             raise
         self.add(running)
 
-    def _reinstate(self, guest: Running, work: Work) -> None:
+    def end(self, guest: Configuration, work: Work, commands: Commands) -> None:
+        """A guest's gate goes; if the rest of the command is refused after all, it comes back.
+
+        It is gone already where it could not come back from an earlier command that failed.
+        """
+        running = self.find(guest.row.instance)
+        if running is None:
+            return
+
+        def again() -> None:
+            with commands.errand("restart guest", guest.row.name) as other:
+                self.restore(guest, other)
+
+        work.effects.note(again)
+        self.remove(guest.row.instance)
+        running.gate.stop()
+
+    def reinstate(self, guest: Running, work: Work) -> None:
+        """Let a new gate pass what the guest's storage says that it holds."""
         self._drop_what_is_gone(guest, work)
         for apqn in work.records.attached(guest.instance.id):
             guest.gate.attach(self._hsms.query(apqn))

@@ -13,7 +13,6 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyvisor_firmware.association.commands import Work
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.errors import Conflict, FirmwareError, RowTaken, StorageRefused
 from keyvisor_firmware.guests.instance import InstanceId
@@ -191,22 +190,10 @@ class DonationCommands:
             work.storage.require_allowed(guest, GuestCall.DESTROY_GUEST)
             work.storage.require_variable(guest)
             if guest.slot.state is GuestState.RUNNING:
-                self._end(work, guest)
+                self._guests.end(guest, work, self._commands)
             work.storage.release([one.span for one in self._holdings.host.zone.of_domain(handle)])
             work.storage.remove_guest(handle)
             return guest.row.name
-
-    def _end(self, work: Work, guest: Configuration) -> None:
-        """The gate goes; if the rest is refused after all, it comes back."""
-        running = self._guests.of(guest.row.instance)
-
-        def again() -> None:
-            with self._commands.errand("restart guest", guest.row.name) as other:
-                self._guests.restore(guest, other)
-
-        work.effects.note(again)
-        self._guests.remove(guest.row.instance)
-        running.gate.stop()
 
     def ledger(self) -> LedgerView:
         """Who holds which storage."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.errors import AccessRefused, NotFound, PageNotAuthentic, StorageRefused
@@ -23,6 +24,11 @@ from keyvisor_firmware.storage.page_records import PAGE_RECORD_LENGTH, PageRecor
 from keyvisor_firmware.storage.pages import PAGE, Span, is_whole, whole_pages
 from keyvisor_firmware.storage.return_codes import StorageCode
 from keyvisor_firmware.storage.zone_table import ZoneEntry
+from keyvisor_guest.wire.storage_messages import MAX_ACCESS
+
+MAX_CONVERTED: Final = (
+    MAX_ACCESS  # bytes of one export or import: storage is sparse, and they are held in memory
+)
 
 
 class PagingCommands:
@@ -89,6 +95,8 @@ class PagingCommands:
         """The guest, if it is in a state for that, owns such pages, and has its variable area where it was."""
         guest = draft.proceed(handle, call)
         require_own_pages(guest, pages)
+        if pages.length > MAX_CONVERTED:
+            raise StorageRefused(StorageCode.ADDRESS_UNUSABLE, f"at most {MAX_CONVERTED} bytes at once")
         draft.require_variable(guest)
         return guest
 

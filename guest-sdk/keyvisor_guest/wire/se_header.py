@@ -39,6 +39,7 @@ __all__ = [
     "SeHeader",
     "build_header",
     "check_header_lengths",
+    "check_header_magic",
     "check_header_slots",
     "check_header_version",
     "check_scf",
@@ -177,10 +178,14 @@ def read_header_head(data: bytes) -> HeaderHead:
     return _take_head(Cursor(data))
 
 
-def check_header_version(head: HeaderHead) -> None:
-    """Raises Malformed for what is not an image header of version 1."""
+def check_header_magic(head: HeaderHead) -> None:
+    """Raises Malformed for what is no image header."""
     if head.magic != HEADER_MAGIC:
         raise Malformed("not an image header: it does not begin with `IBMSecEx`")
+
+
+def check_header_version(head: HeaderHead) -> None:
+    """Raises Malformed for another version than 1."""
     if head.version != HEADER_VERSION:
         raise Malformed(f"header version {head.version:#x}, only {HEADER_VERSION:#x} is known")
 
@@ -234,7 +239,9 @@ def read_header(data: bytes) -> SeHeader:
 
 def parse_header(data: bytes) -> SeHeader:
     """Read a header and hold it against everything that can be seen without a key. Raises Malformed."""
-    check_header_version(read_header_head(data))
+    head = read_header_head(data)
+    check_header_magic(head)
+    check_header_version(head)
     return read_header(data)
 
 

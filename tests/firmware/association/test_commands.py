@@ -13,7 +13,7 @@ from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.config import DEFAULT_CARDS, Config
 from keyvisor_firmware.errors import ApError
 from keyvisor_firmware.guests.instance import Instance
-from keyvisor_firmware.state.schema import BINDINGS
+from keyvisor_firmware.state.schema import HOLDERS
 from keyvisor_hsm.cards import Apqn
 
 from ..machine import ACCELERATOR, CCA, HSM, LEDGER, OTHER, SIGNING, SPARE, Machine, policy
@@ -65,7 +65,7 @@ def test_bind_associate_unbind_and_again(machine: Machine) -> None:
 def test_part2_T7_another_guests_hsm(machine: Machine) -> None:
     machine.guest("billing", HSM)
     holder = machine.ready("payments", HSM)
-    other = machine.firmware.start_guest("third", machine.image("third"))
+    other = machine.start("third")
     machine.firmware.attach("third", HSM)
     said = refused(machine, ApCode.BOUND_TO_ANOTHER, lambda: machine.firmware.bind(other.id, HSM))
     assert "payments" not in said
@@ -223,7 +223,7 @@ def test_part2_T10_the_constraint_decides_not_the_check(machine: Machine) -> Non
     guest = machine.guest("payments", HSM)
     other = machine.guest("billing")
     with machine.database._engine.begin() as connection:
-        connection.execute(insert(BINDINGS).values(apqn=str(HSM), instance=other.id, state="bound"))
+        connection.execute(insert(HOLDERS).values(apqn=str(HSM), instance=other.id))
     before = dict(machine.gates.grants["payments"])
     with pytest.raises(ApError) as caught:
         machine.firmware.bind(guest.id, HSM)
@@ -239,7 +239,7 @@ def test_part2_T9_same_secret_same_partition_any_other_pair_another(machine: Mac
     assert partitions[str(LEDGER)] != partitions[str(HSM)], "another master key"
     first = partitions[str(HSM)]
 
-    machine.firmware.stop_guest("payments")
+    machine.stop("payments")
     guest = machine.guest("payments", HSM)
     machine.firmware.add_secret(guest.id, machine.request(guest, "payments-signing", b"\x5f" * 32))
     machine.firmware.set_policy(guest.id, policy("payments-signing"))

@@ -209,8 +209,8 @@ def test_the_owner_learns_cuid_and_store(machine: Machine) -> None:
 
 def test_two_instances_of_one_image_have_two_cuids(machine: Machine) -> None:
     made = _asked(machine)
-    first = machine.firmware.start_guest("one", machine.image("one"))
-    second = machine.firmware.start_guest("two", machine.image("one"))
+    first = machine.start("one")
+    second = machine.start("two", machine.image("one"))
     cuids = {
         verify(_attested(machine, guest, made), made.key, guest.identity).cuid for guest in (first, second)
     }

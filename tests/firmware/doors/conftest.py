@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from keyvisor_firmware.doors.doors import Doors
-from keyvisor_guest.wire.messages import Problem
+from keyvisor_guest import Host
+from keyvisor_guest.wire.messages import Guest, Problem
 
 from ..machine import Machine
 
@@ -78,6 +79,15 @@ class House:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def host(self) -> Host:
+        """A host of this machine."""
+        return Host(state=self.state)
+
+    def start(self, name: str, image: bytes | None = None) -> Guest:
+        """Start a guest as a host does."""
+        return self.host.start(name, self.machine.image(name) if image is None else image)
 
     def path(self, door: str) -> Path:
         """The socket of `host`, `operator`, or of a guest."""

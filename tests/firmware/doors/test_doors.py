@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyvisor_firmware.doors import server
 from keyvisor_firmware.doors.application import application
 from keyvisor_firmware.doors.bodies import LIMITS
+from keyvisor_guest.errors import Refused, SdkError
 from keyvisor_guest.state_directory import closed_mark
 from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
 from keyvisor_guest.wire.initrd import Entry, pack
@@ -32,7 +34,8 @@ from keyvisor_guest.wire.messages import (
 from keyvisor_guest.wire.se_image_layout import COMPONENTS_AT
 
 from ...images import an_image
-from ..machine import HSM, SIGNING, Machine, policy
+from ..machine import HSM, SIGNING, STARTED, Machine, policy
+from ..offers import another_offer
 from ..simulator import Call
 from .conftest import House
 
@@ -42,13 +45,9 @@ POLICY = {"text": policy("payments-signing").text, "source": "p.yaml"}
 @pytest.fixture
 def guest(house: House) -> House:
     """The guest `payments` runs with one HSM attached."""
-    house.ask("host", "PUT", "/guests/payments", image(house)).ok()
+    house.start("payments")
     house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok()
     return house
-
-
-def image(house: House, name: str = "payments") -> dict[str, str]:
-    return {"image": base64.b64encode(house.machine.image(name)).decode()}
 
 
 def request(house: House, secret: str) -> dict[str, str]:
@@ -60,7 +59,7 @@ def request(house: House, secret: str) -> dict[str, str]:
 
 
 def test_the_hosts_story(house: House) -> None:
-    started = house.ask("host", "PUT", "/guests/payments", image(house)).ok()
+    started = house.start("payments").model_dump()
     assert (started["name"], started["attached"], len(started["cuid"])) == ("payments", [], 32)
     assert house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok() == {}
     (listed,) = house.ask("host", "GET", "/guests").ok()["guests"]
@@ -68,7 +67,9 @@ def test_the_hosts_story(house: House) -> None:
     assert house.ask("host", "GET", "/host-key").ok()["pem"].startswith("-----BEGIN CERTIFICATE-----\n")
     assert house.ask("host", "DELETE", f"/guests/payments/hsms/{HSM}").ok() == {}
     assert house.path("payments").exists()
-    assert house.ask("host", "DELETE", "/guests/payments").ok() == {}
+    for cpu in started["cpu_handles"]:
+        assert house.ask("host", "POST", "/uv/destroy-cpu", {"handle": cpu}).ok() == {}
+    assert house.ask("host", "POST", "/uv/destroy-guest", {"handle": started["handle"]}).ok() == {}
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
     assert not house.path("payments").parent.exists(), "a guest's doors vanish with it"
 
@@ -144,7 +145,7 @@ def test_the_operators_story(guest: House) -> None:
     ]
     assert sum(hsm.mkvp is not None for hsm in hsms) == 4
     events = [entry["event"] for entry in guest.ask("operator", "GET", "/audit").ok()["entries"]]
-    assert events == ["restore", "start guest", "attach", "bind"]
+    assert events == ["restore", *STARTED, "attach", "bind"]
 
 
 # --- the walls between the doors
@@ -162,7 +163,8 @@ def test_the_host_is_told_no_secret_no_policy_no_master_key(guest: House) -> Non
             ("GET", "/hsms"),
             ("GET", "/host-key"),
             ("PUT", f"/guests/payments/hsms/{HSM}"),
-            ("DELETE", "/guests/nobody"),
+            ("DELETE", f"/guests/nobody/hsms/{HSM}"),
+            ("GET", "/storage"),
             ("GET", "/audit"),
             ("GET", "/secrets"),
             ("GET", "/policy"),
@@ -176,7 +178,7 @@ def test_the_host_is_told_no_secret_no_policy_no_master_key(guest: House) -> Non
 
 
 def test_a_guests_door_serves_its_guest_only(guest: House) -> None:
-    guest.ask("host", "PUT", "/guests/billing", image(guest, "billing")).ok()
+    guest.start("billing")
     assert guest.ask("billing", "GET", "/hsms").ok() == {"hsms": []}
     own = guest.ask("billing", "GET", "/identity").ok()
     assert own["cuid"] != guest.ask("payments", "GET", "/identity").ok()["cuid"]
@@ -206,10 +208,18 @@ def test_refusals_carry_their_numbering(guest: House) -> None:
     problem = guest.ask("payments", "POST", "/secrets", rubbish).problem(409)
     assert problem.kind == "uv"
     assert problem.code in range(0x0101, 0x010E)
-    problem = guest.ask("host", "PUT", "/guests/payments", image(guest)).problem(409)
+    problem = guest.ask("host", "POST", "/uv/create-guest", offer(guest, "payments")).problem(409)
     assert (problem.kind, problem.code) == ("http", 409)
+    problem = guest.ask("host", "POST", "/uv/create-guest", {**offer(guest, "b"), "sca": 0}).problem(409)
+    assert (problem.kind, problem.code) == ("uv", 0x810C)
+    assert problem.handle == guest.machine.configuration("b").row.handle
+    zone = guest.machine.holdings.zone
+    assert zone is not None
+    read = {"address": zone.start, "length": 1}
+    problem = guest.ask("host", "POST", "/memory/read", read).problem(409)
+    assert (problem.kind, problem.code) == ("program", 0x3D)
     for method, path in (
-        ("DELETE", "/guests/nobody"),
+        ("DELETE", f"/guests/nobody/hsms/{HSM}"),
         ("PUT", f"/guests/nobody/hsms/{HSM}"),
         ("PUT", "/guests/payments/hsms/ff.00ff"),
         ("DELETE", "/guests/payments/hsms/ff.00ff"),
@@ -256,9 +266,18 @@ def test_what_came_is_not_repeated(guest: House) -> None:
     assert not any("hunter2" in line for line in guest.machine.log.lines)
 
 
+def offer(house: House, name: str) -> dict[str, object]:
+    """What a host offers for a guest; the firmware is initialised."""
+    if not house.host.storage().initialised:
+        house.host.init()
+    return {"name": name, **dataclasses.asdict(another_offer(house.machine))}
+
+
 @pytest.mark.parametrize("name", ["Payments", "-x", "x" * 32, "..", "%2e%2e", "a%2Fb", "a%0A", "%00"])
 def test_what_names_no_guest_is_refused(house: House, name: str) -> None:
-    assert house.ask("host", "PUT", f"/guests/{name}", image(house)).status in (404, 422)
+    told = {**offer(house, "payments"), "name": name}
+    assert house.ask("host", "POST", "/uv/create-guest", told).problem(422).findings
+    assert house.ask("host", "PUT", f"/guests/{name}/hsms/{HSM}").status in (404, 422)
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
     assert house.machine.gates.told == []
 
@@ -295,22 +314,47 @@ def test_the_largest_image_is_taken_and_one_byte_more_is_not(house: House) -> No
     kernel = MAX_IMAGE - COMPONENTS_AT - PAGE_LENGTH  # stage 3b has a page
     largest = an_image(house.machine.host_key.private, kernel=bytes(kernel)).data
     assert len(largest) == MAX_IMAGE
-    house.ask("host", "PUT", "/guests/a", {"image": base64.b64encode(largest).decode()}).ok()
-    over = {"image": base64.b64encode(largest + b"\x00").decode()}
-    assert house.ask("host", "PUT", "/guests/b", over).problem(413).code == 413
+    house.start("a", largest)
+    (guest,) = house.host.guests()
+    assert (guest.name, guest.state) == ("a", "running")
+    with pytest.raises(SdkError, match=f"longer than the {MAX_IMAGE}"):
+        house.start("b", largest + b"\x00")
 
 
 def test_a_refused_image_has_its_code_and_leaves_nothing(house: House) -> None:
+    good = house.machine.image("payments")
     for name, bad, code in (
-        ("none", b"my image", 0x0103),
-        ("cut", house.machine.image("payments")[:-1], 0x0109),
+        ("changed", good[:-1] + bytes([good[-1] ^ 1]), 0x010A),
         ("foreign", an_image(ec.generate_private_key(ec.SECP521R1())).data, 0x0108),
     ):
-        answer = house.ask("host", "PUT", f"/guests/{name}", {"image": base64.b64encode(bad).decode()})
-        problem = answer.problem(409)
-        assert (problem.kind, problem.code) == ("uv", code)
+        with pytest.raises(Refused) as refused:
+            house.start(name, bad)
+        assert (refused.value.kind, refused.value.code) == ("uv", code)
         assert not house.path(name).parent.exists()
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+    assert [line.use for line in house.host.storage().held] == ["zone base"]
+
+
+def test_a_guest_whose_doors_cannot_be_made_does_not_run(house: House) -> None:
+    """It can be started once they can be."""
+    in_the_way = house.path("payments").parent
+    in_the_way.parent.mkdir(mode=0o700, parents=True)
+    in_the_way.touch()
+    with pytest.raises(Refused) as refused:
+        house.start("payments")
+    assert (refused.value.kind, refused.value.code) == ("http", 500)
+    assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
+    assert house.machine.gates.grants == {}
+    house.machine.require_agreement()
+
+    handle = house.machine.start_until("start_guest", "payments")
+    house.ask("host", "POST", "/uv/start", {"handle": handle}).problem(500)
+    (halted,) = house.ask("host", "GET", "/guests").ok()["guests"]
+    assert (halted["state"], halted["started"]) == ("verified", "")
+    house.machine.require_agreement()
+    in_the_way.unlink()
+    assert house.ask("host", "POST", "/uv/start", {"handle": handle}).ok()["state"] == "running"
+    assert house.ask("payments", "GET", "/hsms").ok() == {"hsms": []}
 
 
 def test_connections_are_bounded(house: House) -> None:
@@ -333,10 +377,10 @@ def test_a_guest_whose_doors_would_have_too_long_paths_is_not_started(
     longest = 107 - len(str(house.state / "run" / "guests")) - len("//pkcs11.sock")
     padding = longest - 10
     house = new_house("s" * (padding + 1))
-    problem = house.ask("host", "PUT", f"/guests/{'g' * 31}", image(house)).problem(409)
-    assert "shorter" in problem.message
+    with pytest.raises(Refused, match="shorter"):
+        house.start("g" * 31)
     assert house.ask("host", "GET", "/guests").ok() == {"guests": []}
-    house.ask("host", "PUT", "/guests/g", image(house)).ok()
+    house.start("g")
 
 
 # --- who may come in
@@ -447,7 +491,7 @@ def test_part3_T6_a_guest_that_opens_after_the_lock_is_marked_until_then(house: 
         Entry("etc/keyvisor/guest.yaml", stat.S_IFREG | 0o444, b"version: 1\naccess: after-lock\n"),
     ]
     closed = an_image(house.machine.host_key.private, ramdisk=pack(tree)).data
-    house.ask("host", "PUT", "/guests/payments", {"image": base64.b64encode(closed).decode()}).ok()
+    house.start("payments", closed)
     house.ask("host", "PUT", f"/guests/payments/hsms/{HSM}").ok()
     mark = closed_mark(house.state, "payments")
     assert mark.exists()
@@ -463,6 +507,5 @@ def test_a_mark_that_was_left_behind_closes_no_guest(house: House) -> None:
     mark = closed_mark(house.state, "payments")
     mark.parent.mkdir(mode=0o700, parents=True)
     mark.touch()
-    image = an_image(house.machine.host_key.private).data
-    house.ask("host", "PUT", "/guests/payments", {"image": base64.b64encode(image).decode()}).ok()
+    house.start("payments")
     assert not mark.exists()

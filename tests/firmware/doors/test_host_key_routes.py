@@ -15,7 +15,6 @@ from keyvisor_guest.wire.host_key_chain import Trust, verified_host_key
 
 from ..machine import NOON
 from .conftest import House
-from .test_doors import image
 
 
 def test_the_host_hands_out_what_owners_verify_it_by(house: House) -> None:
@@ -58,7 +57,7 @@ def test_the_operator_lists_rotates_and_revokes(house: House) -> None:
 
 @pytest.fixture
 def guest(house: House) -> House:
-    house.ask("host", "PUT", "/guests/payments", image(house)).ok()
+    house.start("payments")
     return house
 
 

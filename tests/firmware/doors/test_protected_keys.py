@@ -17,7 +17,6 @@ from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_KEY_PARAMETER
 from keyvisor_guest.wire.secret_kinds import SecretKind
 
 from .conftest import House
-from .test_doors import image
 
 SCALAR = bytes(range(0x40, 0x60))
 HMAC_KEY = bytes(range(0x80, 0xC0))
@@ -35,7 +34,7 @@ def bytes_of(text: str) -> bytes:
 @pytest.fixture
 def guest(house: House) -> House:
     """The guest `payments` with a plaintext secret (0), an EC key (1), an HMAC key (2), an association secret (3)."""
-    house.ask("host", "PUT", "/guests/payments", image(house)).ok()
+    house.start("payments")
     machine = house.machine
     instance = machine._instances()[0]
     for name, kind, value in (
@@ -122,7 +121,7 @@ def test_part3_T8_no_byte_of_a_key_is_in_what_the_guest_gets(guest: House) -> No
 
 
 def test_part3_T8_another_guests_key_is_refused(guest: House) -> None:
-    guest.ask("host", "PUT", "/guests/billing", image(guest, "billing")).ok()
+    guest.start("billing")
     body = {"blob": text_of(retrieved(guest, 1)["value"]), "kind": 0x11, "operation": "sign", "data": ""}
     assert guest.ask("payments", "POST", "/protected-keys/use", body).ok()
     problem = guest.ask("billing", "POST", "/protected-keys/use", body).problem(409)

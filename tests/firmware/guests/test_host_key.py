@@ -17,6 +17,8 @@ from keyvisor_firmware.errors import Conflict, NotFound, StateUnusable
 from keyvisor_firmware.guests.host_key import KeyName, host_keys
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.schema import HOST_KEYS
+from keyvisor_firmware.storage import areas
+from keyvisor_firmware.storage.contents import Contents
 from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.errors import HostKeyUntrusted
 from keyvisor_guest.wire.host_key_chain import Trust, verified_host_key
@@ -112,9 +114,10 @@ def test_one_that_is_missing_is_refused(machine: Machine) -> None:
 
 
 def test_what_was_sealed_for_another_place_is_refused(machine: Machine) -> None:
-    guest = machine.guest("payments", secrets=("payments-signing",))
+    machine.guest("payments", secrets=("payments-signing",))
     with machine.database.transaction() as records:
-        sealed = records.secret_store(guest.id)
+        store = machine.holdings.store_area(machine.configuration("payments"))
+        sealed = areas.gather(store, Contents(records).read)
     with machine.database._engine.begin() as connection:
         connection.execute(update(HOST_KEYS).values(sealed=sealed))
     with machine.database.transaction() as records, pytest.raises(StateUnusable):
@@ -160,7 +163,7 @@ def test_a_rotation_that_is_not_committed_is_none(machine: Machine, monkeypatch:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(machine.firmware._audit, "done", fail)
+    monkeypatch.setattr(machine.audit, "done", fail)
     with pytest.raises(ZeroDivisionError):
         machine.firmware.host_keys.rotate()
     monkeypatch.undo()

@@ -5,29 +5,33 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keyvisor_firmware.guests.boot_secrets import BootSecrets
-from sqlalchemy import update
 
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.errors import ApError, Conflict, ImageRefused, NotFound, StateUnusable
 from keyvisor_firmware.guests.image_codes import IMAGE_MEANINGS, ImageCode
-from keyvisor_firmware.guests.images import open_image
+from keyvisor_firmware.guests.images import BootFiles, BootHeader, set_parameters, verify
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.state.records import PolicyRow
-from keyvisor_firmware.state.schema import BOOT_SECRETS
+from keyvisor_firmware.storage.contents import Contents
+from keyvisor_firmware.storage.pages import PAGE, Span
+from keyvisor_guest.errors import ImageUnusable
+from keyvisor_guest.errors import Refused as HostRefused
+from keyvisor_guest.hosting.image_loading import load
 from keyvisor_guest.owner import Owner
 from keyvisor_guest.wire.initrd import Entry, pack
+from keyvisor_guest.wire.p521 import public_key_hash
 from keyvisor_guest.wire.se_header import HeaderKeys, HeaderSecrets, Scf, open_header, seal_header
 from keyvisor_guest.wire.se_image import ImageDraft, ImageKeys, build_image, identity_of, stage3b_address
-from keyvisor_guest.wire.se_image_layout import HEADER_AT, IPIB_AT, RECORD_AT, find_header
-from keyvisor_guest.wire.se_pages import ComponentKind
+from keyvisor_guest.wire.se_image_layout import HEADER_AT, find_header
+from keyvisor_guest.wire.se_pages import Component, ComponentKind, Placement
 
 from ...images import an_image
 from ..machine import HSM, SIGNING, SPARE, Machine, policy, step
@@ -51,10 +55,21 @@ def with_policy(text: bytes, path: str = "etc/keyvisor/policy.yaml") -> bytes:
     return crafted(pack([Entry(path, FILE, text)]))
 
 
-def refusal(image: bytes, host: ec.EllipticCurvePrivateKey = HOST) -> ImageRefused:
+def opened(image: bytes, *keys: ec.EllipticCurvePrivateKey) -> tuple[BootHeader, BootFiles]:
+    """What the firmware learns of an image that an honest host hands over."""
+    loaded = load(image)
+    boot = set_parameters(loaded.header, keys or (HOST,))
+    return boot, verify(boot, loaded.components)
+
+
+def refusal(image: bytes) -> ImageRefused:
     with pytest.raises(ImageRefused) as caught:
-        open_image(image, [host])
+        opened(image)
     return caught.value
+
+
+HEADER = find_header(IMAGE.data)
+COMPONENTS = load(IMAGE.data).components
 
 
 def changed(at: int, value: bytes, data: bytes = IMAGE.data) -> bytes:
@@ -73,59 +88,107 @@ def test_an_image_gives_its_identity_its_secrets_and_its_policy() -> None:
         cck=CCK,
         scf=Scf.CCK_UPDATE_ALLOWED,
     )
-    opened = open_image(image.data, [HOST])
-    assert opened.identity == image.identity == identity_of(image.data)
-    assert opened.secrets == BootSecrets(CCK, Scf.CCK_UPDATE_ALLOWED)
-    assert opened.policy == PolicyRow("/etc/keyvisor/policy.yaml", policy("a").text, measured=True)
-    assert repr(CCK)[2:18] not in repr(opened)  # four bytes of it: a digest may have two
+    boot, files = opened(image.data)
+    assert boot.header.identity() == image.identity == identity_of(image.data)
+    assert (boot.secrets.cck, boot.secrets.scf) == (CCK, Scf.CCK_UPDATE_ALLOWED)
+    assert boot.host_key_hash == public_key_hash(HOST.public_key())
+    assert files.policy == PolicyRow("/etc/keyvisor/policy.yaml", policy("a").text, measured=True)
+    assert repr(CCK)[2:18] not in repr((boot, files))  # four bytes of it: a digest may have two
 
 
 def test_any_of_several_host_keys_opens_it() -> None:
     backup = ec.derive_private_key(0x2002, ec.SECP521R1())
     image = Owner([HOST.public_key(), backup.public_key()]).build_image(kernel=b"k")
     for keys in ([HOST], [backup], [backup, HOST]):
-        assert open_image(image.data, keys).identity == image.identity
+        assert opened(image.data, *keys)[0].header.identity() == image.identity
 
 
 def test_an_image_without_a_policy_has_none() -> None:
     for ramdisk in (b"any file", pack([Entry("etc/hostname", FILE, b"g")]), gzip.compress(pack([]))):
-        assert open_image(crafted(ramdisk), [HOST]).policy is None
-    assert open_image(an_image(HOST).data, [HOST]).policy is None
+        assert opened(crafted(ramdisk))[1].policy is None
+    assert opened(an_image(HOST).data)[1].policy is None
 
 
 def test_a_pvapconfig_list_in_the_image_is_its_policy() -> None:
     text = b"- name: a\n  mode: EP11\n  mkvp: 0x" + b"ab" * 16 + b"\n"
-    opened = open_image(with_policy(text, "etc/pvapconfig.yaml"), [HOST])
-    assert opened.policy == PolicyRow("/etc/pvapconfig.yaml", text.decode(), measured=True)
+    _, files = opened(with_policy(text, "etc/pvapconfig.yaml"))
+    assert files.policy == PolicyRow("/etc/pvapconfig.yaml", text.decode(), measured=True)
 
 
 # --- what is refused
 
 
 @pytest.mark.parametrize(
-    ("image", "code"),
+    ("header", "code"),
     [
         (b"", ImageCode.NO_HEADER),
         (b"my image\n", ImageCode.NO_HEADER),
-        (IMAGE.data[:HEADER_AT], ImageCode.NO_HEADER),
-        (changed(HEADER_AT, b"IBMSecEy"), ImageCode.NO_HEADER),
-        (IMAGE.data[: HEADER_AT + 0x30], ImageCode.NO_HEADER),
-        (changed(HEADER_AT + 8, b"\x00\x00\x02\x00"), ImageCode.VERSION_UNSUPPORTED),
-        (changed(HEADER_AT + 0x27, b"\x00"), ImageCode.HOST_KEYS_WRONG),
-        (changed(HEADER_AT + 0x27, b"\x60"), ImageCode.HOST_KEYS_WRONG),
-        (changed(HEADER_AT + 0x0E, b"\x00"), ImageCode.SIZE_WRONG),
-        (changed(HEADER_AT + 0x2F, b"\x81"), ImageCode.SIZE_WRONG),
-        (an_image(ec.generate_private_key(ec.SECP521R1())).data, ImageCode.CANNOT_DECRYPT),
-        (changed(HEADER_AT + 0x40, bytes(160)), ImageCode.CANNOT_DECRYPT),
-        (changed(HEADER_AT + 0x1A0 + 32, bytes(32)), ImageCode.CANNOT_DECRYPT),
-        (changed(HEADER_AT + 0xE0, bytes(64)), ImageCode.CANNOT_DECRYPT),
-        (IMAGE.data[HEADER_AT : HEADER_AT + 640], ImageCode.COMPONENTS_WRONG),
-        (changed(RECORD_AT, b"SeImgLny"), ImageCode.COMPONENTS_WRONG),
-        (IMAGE.data[:-1], ImageCode.COMPONENTS_WRONG),
-        (changed(0x100, b"\x01"), ImageCode.COMPONENTS_WRONG),
-        (IMAGE.data + b"\x01", ImageCode.COMPONENTS_WRONG),
-        (changed(len(IMAGE.data) - 1, bytes([IMAGE.data[-1] ^ 1])), ImageCode.NOT_AS_MEASURED),
-        (changed(IPIB_AT + 0x8F, bytes([IMAGE.data[IPIB_AT + 0x8F] ^ 1])), ImageCode.NOT_AS_MEASURED),
+        (changed(0, b"IBMSecEy", HEADER), ImageCode.NO_HEADER),
+        (HEADER[:0x20], ImageCode.NO_HEADER),
+        (changed(8, b"\x00\x00\x02\x00", HEADER), ImageCode.VERSION_UNSUPPORTED),
+        (changed(0x27, b"\x00", HEADER), ImageCode.HOST_KEYS_WRONG),
+        (changed(0x27, b"\x60", HEADER), ImageCode.HOST_KEYS_WRONG),
+        (changed(0x0E, b"\x00", HEADER), ImageCode.SIZE_WRONG),
+        (changed(0x2F, b"\x81", HEADER), ImageCode.SIZE_WRONG),
+        (HEADER[:-1], ImageCode.SIZE_WRONG),
+        (HEADER + b"\x00", ImageCode.SIZE_WRONG),
+        (find_header(an_image(ec.generate_private_key(ec.SECP521R1())).data), ImageCode.CANNOT_DECRYPT),
+        (changed(0x40, bytes(160), HEADER), ImageCode.CANNOT_DECRYPT),
+        (changed(0x1A0 + 32, bytes(32), HEADER), ImageCode.CANNOT_DECRYPT),
+        (changed(0xE0, bytes(64), HEADER), ImageCode.CANNOT_DECRYPT),
+    ],
+)
+def test_each_wrong_header_has_its_code(header: bytes, code: ImageCode) -> None:
+    with pytest.raises(ImageRefused) as refused:
+        set_parameters(header, [HOST])
+    require_code(refused.value, code)
+
+
+def test_part3_T14_a_header_that_is_cut_is_none() -> None:
+    for length in range(len(HEADER)):
+        with pytest.raises(ImageRefused) as refused:
+            set_parameters(HEADER[:length], [HOST])
+        assert refused.value.code in (ImageCode.NO_HEADER, ImageCode.SIZE_WRONG)
+
+
+def other(component: Component, pages: bytes | None = None, **place: object) -> Component:
+    """A component with something else in it."""
+    placement = dataclasses.replace(component.placement, **place)  # type: ignore[arg-type]
+    return Component(placement, component.pages if pages is None else pages)
+
+
+def lies() -> dict[str, Sequence[Component]]:
+    """What a host can hand over in place of the image's components."""
+    *before, last = COMPONENTS
+    tweak = last.placement.tweak_prefix
+    first_page = Component(Placement(last.placement.address, PAGE, tweak), last.pages[:PAGE])
+    return {
+        "none": (),
+        "one less": before,
+        "one twice": (*COMPONENTS, last),
+        "another order": tuple(reversed(COMPONENTS)),
+        "a page more": (*before, other(last, last.pages + bytes(PAGE), size=last.placement.size + PAGE)),
+        "a page less": (*COMPONENTS[1:-1], last),
+        "elsewhere": (*before, other(last, address=last.placement.address + PAGE)),
+        "another tweak": (*before, other(last, tweak_prefix=changed(7, bytes([tweak[7] ^ 1]), tweak))),
+        "another kind": (*before, other(last, tweak_prefix=b"\x00\x02" + tweak[2:])),
+        "a bit": (*before, other(last, changed(9, bytes([last.pages[9] ^ 1]), last.pages))),
+        "the last bit": (*before, other(last, last.pages[:-1] + bytes([last.pages[-1] ^ 1]))),
+        "in two parts": (*before, first_page, first_page),
+    }
+
+
+@pytest.mark.parametrize("components", lies().values(), ids=lies())
+def test_what_was_not_measured_by_the_owner_starts_nothing(components: Sequence[Component]) -> None:
+    """Nothing but the measurement says so: the order, the places, the tweaks, every byte."""
+    with pytest.raises(ImageRefused) as refused:
+        verify(set_parameters(HEADER, [HOST]), components)
+    require_code(refused.value, ImageCode.NOT_AS_MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
         (crafted(b"070701 and no archive"), ImageCode.RAMDISK_UNUSABLE),
         (crafted(pack([]) + pack([Entry("etc/keyvisor/policy.yaml", FILE)])), ImageCode.RAMDISK_UNUSABLE),
         (crafted(b"\xfd7zXZ\x00..."), ImageCode.RAMDISK_UNUSABLE),
@@ -135,8 +198,12 @@ def test_a_pvapconfig_list_in_the_image_is_its_policy() -> None:
         (with_policy(b"#" * (1 << 20) + b"\n"), ImageCode.POLICY_UNUSABLE),
     ],
 )
-def test_each_wrong_image_has_its_code(image: bytes, code: ImageCode) -> None:
-    refused = refusal(image)
+def test_each_wrong_ramdisk_has_its_code(image: bytes, code: ImageCode) -> None:
+    require_code(refusal(image), code)
+
+
+def require_code(refused: ImageRefused, code: ImageCode) -> None:
+    """In one line, and in the text too."""
     assert refused.code == code
     assert "\n" not in str(refused)
     assert str(refused).endswith(f"({code:#06x})")
@@ -162,13 +229,16 @@ def test_every_code_says_the_way_out() -> None:
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, len(IMAGE.data) - 1), bits=st.integers(1, 255))
 def test_part3_T2_a_flipped_byte_anywhere_starts_nothing(at: int, bits: int) -> None:
-    refusal(changed(at, bytes([IMAGE.data[at] ^ bits])))
+    """The host sees it, or the firmware does."""
+    with pytest.raises((ImageUnusable, ImageRefused)):
+        opened(changed(at, bytes([IMAGE.data[at] ^ bits])))
 
 
 @settings(max_examples=50, deadline=None)
 @given(cut=st.integers(0, len(IMAGE.data) - 1))
 def test_part3_T14_an_image_of_any_other_length_starts_nothing(cut: int) -> None:
-    refusal(IMAGE.data[:cut])
+    with pytest.raises((ImageUnusable, ImageRefused)):
+        opened(IMAGE.data[:cut])
 
 
 def test_the_host_learns_where_a_policy_is_wrong_and_not_what_it_says() -> None:
@@ -186,17 +256,26 @@ def test_the_host_learns_where_a_policy_is_wrong_and_not_what_it_says() -> None:
 
 
 def test_a_refused_image_leaves_no_guest_and_is_recorded(machine: Machine) -> None:
+    machine.host.init()
     before = machine.picture()
-    bad = changed(40, b"\x01", machine.image("payments"))
-    for image in (bad, machine.image("payments")[:-1], an_image(HOST).data, b""):
-        with pytest.raises(ImageRefused):
-            machine.firmware.start_guest("payments", image)
-    assert machine.picture() == before
+    good = machine.image("payments")
+    for image, code in (
+        (changed(len(good) - 1, bytes([good[-1] ^ 1]), good), ImageCode.NOT_AS_MEASURED),
+        (changed(HEADER_AT + 0xE0, bytes(64), good), ImageCode.CANNOT_DECRYPT),
+        (an_image(HOST).data, ImageCode.CANNOT_DECRYPT),
+        (crafted(b"070701 and no archive", machine.host_key.private), ImageCode.RAMDISK_UNUSABLE),
+    ):
+        with pytest.raises(HostRefused) as refused:
+            machine.start("payments", image)
+        assert (refused.value.kind, refused.value.code) == ("uv", code)
+        assert machine.picture() == before
     assert machine.gates.grants == {}
-    events = [event for event in machine.firmware.audit_log() if event.event.startswith("start guest")]
-    assert [event.guest for event in events] == ["payments"] * 4
+    events = [event for event in machine.firmware.audit_log() if event.detail["outcome"] == "refused"]
+    assert [(event.guest, event.event) for event in events] == [
+        ("payments", call) for call in ("verify", "set parameters", "set parameters", "verify")
+    ]
     assert "0x0108" in str(events[2].detail)
-    machine.firmware.start_guest("payments", machine.image("payments"))
+    machine.start("payments")
 
 
 # --- the policy inside
@@ -205,7 +284,7 @@ def test_a_refused_image_leaves_no_guest_and_is_recorded(machine: Machine) -> No
 def started(machine: Machine, text: str) -> tuple[str, Instance]:
     """A guest from an image with this policy, with HSMs and the secret; its instance."""
     image = an_image(machine.host_key.private, policy=text)
-    instance = machine.firmware.start_guest("payments", image.data)
+    instance = machine.start("payments", image.data)
     for apqn in (HSM, SPARE):
         machine.firmware.attach("payments", apqn)
     machine.firmware.add_secret(instance.id, machine.request(instance, "payments-signing"))
@@ -252,48 +331,80 @@ def test_a_guest_whose_image_has_none_registers_its_own(machine: Machine) -> Non
         assert machine.firmware.get_policy(guest.id) == row
 
 
-# --- the boot secrets
+# --- what is kept of an image
+
+
+def base_of(machine: Machine, name: str) -> Span:
+    """The guest's base area."""
+    return machine.configuration(name).slot.base
 
 
 def test_boot_secrets_survive_a_restart_and_go_with_the_guest(machine: Machine) -> None:
     image = an_image(machine.host_key.private, kernel=b"k", cck=CCK, scf=Scf.EXTENSION_FROM_CCK)
-    guest = machine.firmware.start_guest("payments", image.data)
+    machine.start("payments", image.data)
     for _ in range(2):
-        with machine.database.transaction() as records:
-            kept = machine.firmware._stores.boot_secrets(records, guest)
-        assert kept == BootSecrets(CCK, Scf.EXTENSION_FROM_CCK)
+        record = machine.configuration("payments").known
+        assert (record.cck, record.scf) == (CCK, Scf.EXTENSION_FROM_CCK)
+        assert (record.header, record.runs) == (None, ()), "what was measured is not kept"
         machine.again()
-    machine.firmware.stop_guest("payments")
-    with machine.database.transaction() as records:
-        assert records.boot_secrets(guest.id) is None
+    base = base_of(machine, "payments")
+    machine.stop("payments")
+    assert machine.host.memory.read(base.start, base.length) == bytes(base.length)
 
 
 def test_boot_secrets_that_were_moved_to_another_guest_do_not_open(machine: Machine) -> None:
-    guest, other = machine.guest("payments"), machine.guest("billing")
+    machine.guest("payments")
+    machine.guest("billing")
     with machine.database.transaction() as records:
-        sealed = records.boot_secrets(guest.id)
-    with machine.database._engine.begin() as connection:
-        connection.execute(
-            update(BOOT_SECRETS).where(BOOT_SECRETS.c.instance == other.id).values(sealed=sealed)
-        )
-    with pytest.raises(StateUnusable, match="boot secrets of guest `billing` do not open"):
+        contents = Contents(records)
+        sealed = contents.read(base_of(machine, "payments"))
+        contents.write(base_of(machine, "billing").start, sealed)
+    with pytest.raises(StateUnusable, match="base storage of guest `billing` does not open"):
         machine.again()
 
 
-def test_no_file_and_no_log_holds_a_key_of_the_image_in_clear(machine: Machine) -> None:
-    image_key = bytes(range(64))
-    image = crafted(pack([]), machine.host_key.private)
-    machine.firmware.start_guest("payments", image)
-    with pytest.raises(ImageRefused):
-        machine.firmware.start_guest("other", changed(len(image) - 1, b"\x01", image))
+KERNEL = bytes(range(7, 207)) * 41  # more than one page
+
+
+@pytest.mark.parametrize("last", ["unpack", "verify", "start_guest", "nothing"])
+def test_part2_T12_no_file_and_no_log_holds_what_is_in_an_image_in_clear(machine: Machine, last: str) -> None:
+    """Its keys, its pages, and the keys that the firmware made for the guest; wherever its start has come to."""
+    image_key, host = bytes(range(64)), machine.host_key.private
+    image = crafted(KERNEL, host)
+    handle = machine.start_until(last, "payments", image)
+    with pytest.raises(HostRefused):
+        machine.start("other", changed(len(image) - 1, b"\x01", image))
+    record = machine.holdings.guests[handle].known
     told = "".join(machine.log.lines) + repr(machine.firmware.audit_log())
     machine.database.close()
     found = b"".join(path.read_bytes() for path in Path(machine.path).parent.iterdir())
-    for secret in (CCK, image_key, image_key[:32], image_key[32:], b"\x17" * 32):
+    assert b"payments" in found, "the scan sees what is in clear"
+    keys = (CCK, image_key, image_key[:32], image_key[32:], b"\x17" * 32, record.page_key)
+    for secret in (*keys, record.memory_key, record.memory_key[:32], record.memory_key[32:], KERNEL[:32]):
         assert secret not in found
         assert secret.hex() not in told
         assert repr(secret)[2:-1] not in told
     machine.up()
+
+
+def test_a_guest_reads_its_image_in_clear_and_its_pages_at_rest_are_neither_that_nor_the_images(
+    machine: Machine,
+) -> None:
+    image = crafted(KERNEL, machine.host_key.private)
+    place = load(image).components[0].placement
+    instance = machine.start("payments", image)
+    assert machine.firmware.paging.read(instance.id, Span(place.address, len(KERNEL))) == KERNEL
+    second = machine.start("billing", image)
+    assert machine.firmware.paging.read(second.id, Span(place.address, len(KERNEL))) == KERNEL
+    at_rest = []
+    for name in ("payments", "billing"):
+        guest = machine.configuration(name)
+        (span,) = machine.holdings.host.spaces.translate(guest.slot.asce, place.address, place.size) or ()
+        with machine.database.transaction() as records:
+            at_rest.append(Contents(records).read(span))
+    pages = [image[place.address : place.end], *at_rest]
+    for number in range(0, place.size, 4096):
+        assert len({page[number : number + 4096] for page in pages}) == 3
 
 
 # --- opened after the lock
@@ -310,7 +421,7 @@ def with_guest_file(text: bytes, *more: Entry) -> bytes:
     [(AFTER_LOCK, True), (b"version: 1\naccess: always\n", False), (b"version: 1\n", False)],
 )
 def test_an_image_says_when_its_guest_opens(text: bytes, closed: bool) -> None:
-    assert open_image(with_guest_file(text), [HOST]).opens_after_lock is closed
+    assert opened(with_guest_file(text))[1].opens_after_lock is closed
 
 
 @pytest.mark.parametrize("text", [b"access: after-lock\n", b"version: 1\naccess: after_lock\n", b"\xff", b""])
@@ -327,7 +438,7 @@ def closed_guest(machine: Machine, name: str = "payments") -> Instance:
     image = crafted(
         pack([Entry("etc/keyvisor/guest.yaml", FILE, AFTER_LOCK), rules]), machine.host_key.private
     )
-    instance = machine.firmware.start_guest(name, image)
+    instance = machine.start(name, image)
     machine.firmware.attach(name, HSM)
     return instance
 

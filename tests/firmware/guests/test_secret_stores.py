@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import update
 
 from keyvisor_firmware.errors import StateUnusable
 from keyvisor_firmware.secrets import UvError
-from keyvisor_firmware.state.schema import SECRET_STORES
+from keyvisor_firmware.storage.contents import Contents
+from keyvisor_firmware.storage.pages import Span
 
 from ..machine import HSM, SIGNING, Machine, policy
 
@@ -28,28 +28,57 @@ def test_the_store_comes_back_with_its_lock(machine: Machine) -> None:
     assert machine.firmware.list_secrets(guest.id) == (before[0], True)
 
 
-def test_a_store_that_was_moved_to_another_guest_does_not_open(machine: Machine) -> None:
-    guest = machine.guest("payments", secrets=("payments-signing",))
-    other = machine.guest("billing", secrets=("another",))
+def stored(machine: Machine, name: str) -> list[bytes]:
+    """The pages of a guest's secret store, as they lie in its variable area."""
     with machine.database.transaction() as records:
-        sealed = records.secret_store(guest.id)
-    with machine.database._engine.begin() as connection:
-        connection.execute(
-            update(SECRET_STORES).where(SECRET_STORES.c.instance == other.id).values(sealed=sealed)
+        contents = Contents(records)
+        return [contents.read(span) for span in store_of(machine, name)]
+
+
+def store_of(machine: Machine, name: str) -> tuple[Span, ...]:
+    return machine.holdings.store_area(machine.configuration(name))
+
+
+def put_back(machine: Machine, name: str, pieces: list[bytes]) -> None:
+    """Write over a guest's store, as whoever has the state directory can while no daemon runs."""
+    with machine.database.transaction() as records:
+        contents = Contents(records)
+        for span, content in zip(store_of(machine, name), pieces, strict=True):
+            contents.write(span.start, content)
+
+
+def test_the_store_lies_in_what_the_host_gave_for_the_guest(machine: Machine) -> None:
+    machine.guest("payments")
+    assert not any(map(any, stored(machine, "payments")))
+    guest = machine.guest("billing", secrets=("payments-signing",))
+    assert any(map(any, stored(machine, "billing")))
+    area = store_of(machine, "billing")
+    for span in area:
+        found = machine.holdings.host.zone.at(span.start)
+        assert found is not None
+        assert (found.value.domain, found.value.firmware) == (
+            machine.configuration("billing").row.handle,
+            True,
         )
+    machine.stop("billing")
+    assert guest.name == "billing"
+    assert not any(any(machine.host.memory.read(span.start, span.length)) for span in area), "scrubbed"
+
+
+def test_a_store_that_was_moved_to_another_guest_does_not_open(machine: Machine) -> None:
+    machine.guest("payments", secrets=("payments-signing",))
+    machine.guest("billing", secrets=("another",))
+    put_back(machine, "billing", stored(machine, "payments"))
     with pytest.raises(StateUnusable, match="`billing` does not open"):
         machine.again()
 
 
 def test_the_store_of_an_earlier_start_does_not_open_in_a_later_one(machine: Machine) -> None:
-    first = machine.guest("payments", secrets=("payments-signing",))
-    with machine.database.transaction() as records:
-        sealed = records.secret_store(first.id)
-        assert sealed is not None
-    machine.firmware.stop_guest("payments")
-    second = machine.guest("payments")
-    with machine.database.transaction() as records:
-        records.put_secret_store(second.id, sealed)
+    machine.guest("payments", secrets=("payments-signing",))
+    pieces = stored(machine, "payments")
+    machine.stop("payments")
+    machine.guest("payments")
+    put_back(machine, "payments", pieces)
     with pytest.raises(StateUnusable):
         machine.again()
 

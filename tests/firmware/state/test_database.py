@@ -8,31 +8,31 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.errors import RowTaken, StateForeign, StateUnusable
-from keyvisor_firmware.guests.instance import Instance, InstanceId
+from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import (
-    Binding,
     Event,
+    FrameRow,
+    GuestRow,
     HostKeyDocumentRow,
     HostKeyRow,
+    MappingRow,
     PolicyRow,
 )
 from keyvisor_firmware.state.schema import METADATA, SCHEMA
-from keyvisor_guest.wire.secret_ids import id_from_name
+from keyvisor_firmware.storage.pages import PAGE, Span
 from keyvisor_hsm.cards import Apqn
-
-from ...images import SOME_IDENTITY
 
 HSM = Apqn.parse("03.0011")
 SPARE = Apqn.parse("05.0011")
 
 
-def instance(number: int, name: str = "") -> Instance:
-    return Instance(
-        InstanceId(f"{number:032x}"), name or f"guest-{number}", number.to_bytes(16), SOME_IDENTITY, "2026"
-    )
+FAR = (1 << 62) - PAGE  # an address that 32 bits do not hold
+
+
+def guest(number: int, name: str = "") -> GuestRow:
+    return GuestRow(InstanceId(f"{number:032x}"), name or f"guest-{number}", (1 << 47) + number)
 
 
 @pytest.fixture
@@ -52,19 +52,27 @@ def test_it_is_durable_and_keeps_its_constraints(database: Database) -> None:
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
-    first, second = instance(1), instance(2)
-    held = Binding(HSM, first.id, State.ASSOCIATED, 3, id_from_name("payments-signing"))
+    first, second = guest(1), guest(2)
     database = Database.open(tmp_path / "state.db")
     with database.transaction() as records:
         records.add_guest(second)
         records.add_guest(first)
-        records.attach(first.id, SPARE)
-        records.attach(first.id, HSM)
-        records.bind(first.id, HSM)
-        records.set_binding(held)
-        records.put_policy(first.id, PolicyRow("p.yaml", "version: 1"))
-        records.put_policy(first.id, PolicyRow("q.yaml", "version: 2"))
-        records.put_secret_store(first.id, b"sealed")
+        records.attach(first.instance, SPARE)
+        records.attach(first.instance, HSM)
+        records.hold(first.instance, HSM)
+        records.put_policy(first.instance, PolicyRow("p.yaml", "version: 1"))
+        records.put_policy(first.instance, PolicyRow("q.yaml", "version: 2", measured=True))
+        records.put_zone(Span(FAR, 5 * PAGE))
+        records.put_pages({0: b"\x01" * PAGE, PAGE: b"\x02" * PAGE, FAR: b"\x03" * PAGE})
+        records.put_pages({PAGE: b"\x04" * PAGE})
+        records.clear_pages(0, PAGE)
+        records.change_frames((), [FrameRow(FAR, PAGE, "later"), FrameRow(0, PAGE, "first")])
+        records.change_frames([0], [FrameRow(PAGE, FAR - PAGE, "first")])
+        for asce in (FAR, PAGE):
+            records.change_mappings(
+                asce, (), [MappingRow(asce, FAR, 0, PAGE), MappingRow(asce, 0, FAR, PAGE)]
+            )
+        records.change_mappings(PAGE, [0], [])
         records.put_host_key(HostKeyRow("current", b"older", "PEM"))
         records.put_host_key(HostKeyRow("current", b"sealed too", "PEM"))
         for serial in ("7f", "01"):
@@ -79,11 +87,19 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "state.db")
     with database.transaction() as records:
         assert records.guests() == (first, second)
-        assert records.attached(first.id) == (HSM, SPARE)
-        assert records.bindings() == {HSM: held}
-        assert records.policy(first.id) == PolicyRow("q.yaml", "version: 2")
-        assert records.policy(second.id) is None
-        assert records.secret_store(first.id) == b"sealed"
+        assert records.attached(first.instance) == (HSM, SPARE)
+        assert records.holders() == {HSM: first.instance}
+        assert records.policy(first.instance) == PolicyRow("q.yaml", "version: 2", measured=True)
+        assert records.policy(second.instance) is None
+        assert records.zone() == Span(FAR, 5 * PAGE)
+        assert records.pages(0, FAR + PAGE) == {PAGE: b"\x04" * PAGE, FAR: b"\x03" * PAGE}
+        assert records.pages(PAGE + 1, FAR) == {}
+        assert records.frames() == (FrameRow(PAGE, FAR - PAGE, "first"), FrameRow(FAR, PAGE, "later"))
+        assert records.mappings() == (
+            MappingRow(PAGE, FAR, 0, PAGE),
+            MappingRow(FAR, 0, FAR, PAGE),
+            MappingRow(FAR, FAR, 0, PAGE),
+        )
         assert records.host_keys() == {"current": HostKeyRow("current", b"sealed too", "PEM")}
         assert records.host_key_documents() == (
             HostKeyDocumentRow("7f", "PEM"),
@@ -97,63 +113,83 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     def half_done() -> None:
         with database.transaction() as records:
-            records.add_guest(instance(1))
+            records.add_guest(guest(1))
+            records.put_pages({0: bytes(PAGE)})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         half_done()
     with database.transaction() as records:
         assert records.guests() == ()
+        assert records.pages(0, PAGE) == {}
 
 
-def test_an_hsm_has_one_holder_and_a_name_one_guest(database: Database) -> None:
+def test_what_is_there_once_is_there_once(database: Database) -> None:
+    first, second = guest(1), guest(2)
     with database.transaction() as records:
-        records.add_guest(instance(1))
-        records.add_guest(instance(2))
-        records.bind(instance(1).id, HSM)
-        with pytest.raises(RowTaken):
-            records.bind(instance(2).id, HSM)
-        with pytest.raises(RowTaken):
-            records.bind(instance(1).id, HSM)
-        with pytest.raises(RowTaken):
-            records.add_guest(instance(3, "guest-1"))
-        records.attach(instance(1).id, HSM)
-        records.attach(instance(2).id, HSM)
-        with pytest.raises(RowTaken):
-            records.attach(instance(1).id, HSM)
+        records.add_guest(first)
+        records.add_guest(second)
+        records.hold(first.instance, HSM)
+        records.attach(first.instance, HSM)
+        records.attach(second.instance, HSM)
+        records.put_zone(Span(0, PAGE))
+        for again in (
+            lambda: records.hold(second.instance, HSM),
+            lambda: records.hold(first.instance, HSM),
+            lambda: records.add_guest(guest(3, "guest-1")),
+            lambda: records.add_guest(GuestRow(guest(3).instance, "guest-3", first.handle)),
+            lambda: records.attach(first.instance, HSM),
+            lambda: records.put_zone(Span(0, 2 * PAGE)),
+        ):
+            with pytest.raises(RowTaken):
+                again()
     with database.transaction() as records:
-        assert records.bindings()[HSM].instance == instance(1).id, "what was refused did not spoil the rest"
+        assert records.holders() == {HSM: first.instance}, "what was refused did not spoil the rest"
+        assert records.zone() == Span(0, PAGE)
 
 
-def test_a_guest_unbinds_only_what_it_holds(database: Database) -> None:
+def test_a_guest_lets_go_only_of_what_it_holds(database: Database) -> None:
     with database.transaction() as records:
-        records.add_guest(instance(1))
-        records.add_guest(instance(2))
-        records.bind(instance(1).id, HSM)
-        records.unbind(instance(2).id, HSM)
-        records.set_binding(Binding(HSM, instance(2).id, State.ASSOCIATED))
-        assert records.bindings() == {HSM: Binding(HSM, instance(1).id, State.BOUND)}
+        records.add_guest(guest(1))
+        records.add_guest(guest(2))
+        records.hold(guest(1).instance, HSM)
+        records.let_go(guest(2).instance, HSM)
+        assert records.holders() == {HSM: guest(1).instance}
+        records.let_go(guest(1).instance, HSM)
+        assert records.holders() == {}
 
 
 def test_part2_T15_with_a_guest_goes_all_that_hangs_on_it(database: Database) -> None:
     with database.transaction() as records:
-        for guest in (instance(1), instance(2)):
-            records.add_guest(guest)
-            records.attach(guest.id, HSM)
-            records.put_policy(guest.id, PolicyRow("p", "t"))
-            records.put_secret_store(guest.id, b"sealed")
-        records.bind(instance(1).id, HSM)
+        for one in (guest(1), guest(2)):
+            records.add_guest(one)
+            records.attach(one.instance, HSM)
+            records.put_policy(one.instance, PolicyRow("p", "t"))
+        records.hold(guest(1).instance, HSM)
         records.add_event(Event("at", "guest-1", "event", {}))
-        records.remove_guest(instance(1).id)
+        records.remove_guest(guest(1).instance)
     with database._engine.begin() as connection:
         left = {
-            table.name: [row for row in connection.execute(table.select()) if instance(1).id in row]
+            table.name: [row for row in connection.execute(table.select()) if guest(1).instance in row]
             for table in METADATA.sorted_tables
         }
     assert not any(left.values())
     with database.transaction() as records:
-        assert records.secret_store(instance(2).id) == b"sealed"
+        assert records.policy(guest(2).instance) == PolicyRow("p", "t")
         assert len(records.events(9)) == 1, "the audit log stays"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_nothing_is_left_in_the_files_of_a_page_that_was_cleared(tmp_path: Path, fresh: bool) -> None:
+    """Whoever gets the disk finds nothing of what was scrubbed."""
+    database = Database.open(tmp_path / "state.db")
+    content = b"a page of a guest".ljust(PAGE, b"\x5e")
+    with database.transaction() as records:
+        records.put_pages({PAGE: content}, fresh=fresh)
+    with database.transaction() as records:
+        records.clear_pages(PAGE, 2 * PAGE)
+    database.close()
+    assert b"a page of a guest" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_another_versions_state_is_refused_in_one_line(tmp_path: Path) -> None:

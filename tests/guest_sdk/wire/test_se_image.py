@@ -236,19 +236,19 @@ def test_stage3b_and_ipib_agree_on_lengths():
     """What stage 3b says is measured, so this needs an owner who builds nonsense."""
     header, secrets = open_header(find_header(IMAGE), [HOST])
     image = read_image(IMAGE, header)
-    stage3b = image.layout.components[-1]
-    clear = decrypt_pages(IMAGE, stage3b, IMAGE_KEY)
+    stage3b = image.components[-1]
+    place, clear = stage3b.placement, decrypt_pages(stage3b, IMAGE_KEY)
     for bad in (
         changed(0x18, (0x3001).to_bytes(8, "big"), clear),
         changed(0x10, (0x18000).to_bytes(8, "big"), clear),
     ):
-        pages = encrypt_pages(bad, IMAGE_KEY, stage3b.tweak_prefix)
-        with pytest.raises(Malformed, match="do not agree on the kernel"):
-            read_image(changed(stage3b.address, pages), header).component(
+        pages = encrypt_pages(bad, IMAGE_KEY, place.tweak_prefix)
+        with pytest.raises(Malformed, match="does not agree on where the kernel is"):
+            read_image(changed(place.address, pages), header).component(
                 ComponentKind.KERNEL, secrets.image_key
             )
-    foreign = encrypt_pages(b"machine code", IMAGE_KEY, stage3b.tweak_prefix)
-    kernel = read_image(changed(stage3b.address, foreign), header).component(ComponentKind.KERNEL, IMAGE_KEY)
+    foreign = encrypt_pages(b"machine code", IMAGE_KEY, place.tweak_prefix)
+    kernel = read_image(changed(place.address, foreign), header).component(ComponentKind.KERNEL, IMAGE_KEY)
     assert kernel == PARTS[ComponentKind.KERNEL].ljust(0x3000, b"\x00")
 
 
