@@ -90,7 +90,8 @@ def _starts(figures: Figures) -> Table:
     return Table(
         f"Storage: starting {figures['guests']:,} guests",
         "`Host.start` of a guest with one CPU, 256 MiB of storage and an image of 100 KiB, one after the other:"
-        " milliseconds, the median of the ten starts around that one, with the least and the most.",
+        " milliseconds, the median of the ten starts around that one, with the least and the most. Before a host starts a"
+        " guest it looks into the ledger and the list of the guests: that is what grows.",
         ("what", *(f"guest {mark}" for mark in marks), "last to first"),
         (
             (
