@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from keyvisor_firmware.errors import StorageRefused
+from keyvisor_firmware.errors import StateUnusable, StorageRefused
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.state.records import FrameRow, GuestRow, MappingRow, Records
 from keyvisor_firmware.storage import areas
@@ -241,7 +241,11 @@ class Draft:
         return part(guest.variable, self._holdings.records_at(guest) + first * length, count * length)
 
     def _write_area(self, sealed: bytes, spans: Sequence[Span]) -> None:
-        laid = areas.scatter(sealed, spans)
+        try:
+            laid = areas.scatter(sealed, spans)
+        except StateUnusable as error:
+            # What an older configuration had donated has not the room that one of now allows.
+            raise StorageRefused(StorageCode.NOT_WRITTEN, str(error)) from None
         self.contents.put(laid.pages)
         for span in laid.rest:
             self.contents.clear(span)

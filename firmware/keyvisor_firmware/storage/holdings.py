@@ -139,6 +139,9 @@ class Holdings:
             self.guests[slot.handle] = self._with_record(contents, bare)
         if rows:
             raise _unusable("the zone's base storage", "does not name every guest")
+        held = {apqn: guest.row.instance for guest in self.guests.values() for apqn in guest.held}
+        if held != records.holders():
+            raise _unusable("the HSMs' holders", "are not those that the guests' base storage names")
 
     def _with_record(self, contents: Contents, bare: Configuration) -> Configuration:
         if bare.slot.state is GuestState.UNFINISHED:
