@@ -302,6 +302,8 @@ class HostDoor:
         return self._storage.free(body.label)
 
     def map_pages(self, body: storage_messages.MapPages) -> Message:
+        if body.label is not None and not self._storage.is_reserved(body.label, body.asce):
+            raise refuse(409, "http", 409, f"address space {body.asce:#x} is not reserved under that label")
         self._storage.map(body.asce, body.virtual, body.absolute, body.length)
         return messages.Done()
 

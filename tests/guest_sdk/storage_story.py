@@ -79,6 +79,9 @@ class StorageStory:
                     freed += end - start
         return Freed(freed=freed, kept=kept)
 
+    def is_reserved(self, label: str, address: int) -> bool:
+        return any(text == label and start <= address < end for text, start, end in self.frames)
+
     def map(self, asce: int, virtual: int, absolute: int, length: int) -> None:
         self.unmap(asce, virtual, length)
         self.spaces[asce].append((virtual, absolute, length))

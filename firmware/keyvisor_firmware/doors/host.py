@@ -129,7 +129,7 @@ class HostHandlers:
         return storage_messages.Freed(freed=freed, kept=kept)
 
     def map_pages(self, body: storage_messages.MapPages) -> Done:
-        self._host.map(body.asce, body.virtual, Span(body.absolute, body.length))
+        self._host.map(body.asce, body.virtual, Span(body.absolute, body.length), body.label)
         return Done()
 
     def unmap_pages(self, body: storage_messages.UnmapPages) -> Done:

@@ -6,7 +6,7 @@ A convenience of the host's. The firmware never trusts it: what may be donated i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,10 +110,11 @@ class Frames(GroupedMap[Label]):
             " missing; free storage, destroy a guest, or configure more `storage`"
         )
 
-    def freeing(self, label: str, zone: ZoneTable) -> Freeing:
-        """All storage of `label` becomes free, but for what is secure, which cannot be used again yet."""
+    def freeing(self, label: str, zone: ZoneTable, in_use: Collection[int] = ()) -> Freeing:
+        """All storage of `label` becomes free, but for what cannot be used again yet: what is secure, and pages `in_use`."""
         spans = self.labelled(label)
-        free = tuple(part for span in spans for part in _non_secure(span, zone))
+        parts = (part for span in spans for part in _non_secure(span, zone))
+        free = tuple(piece for part in parts for piece in _without(part, in_use))
         kept = sum(span.length for span in spans) - sum(span.length for span in free)
         return Freeing(self.clearing(free), free, kept)
 
@@ -165,6 +166,16 @@ def _non_secure(span: Span, zone: ZoneTable) -> Iterator[Span]:
         if position < secure.start:
             yield Span(position, secure.start - position)
         position = secure.end
+    if position < span.end:
+        yield Span(position, span.end - position)
+
+
+def _without(span: Span, pages: Collection[int]) -> Iterator[Span]:
+    position = span.start
+    for page in sorted(page for page in pages if span.start <= page < span.end):
+        if position < page:
+            yield Span(position, page - position)
+        position = page + PAGE
     if position < span.end:
         yield Span(position, span.end - position)
 

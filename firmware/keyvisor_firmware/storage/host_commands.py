@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from keyvisor_firmware.commands import Commands
-from keyvisor_firmware.errors import Malformed
+from keyvisor_firmware.errors import Conflict, Malformed
 from keyvisor_firmware.storage.contents import Contents
 from keyvisor_firmware.storage.holdings import Holdings
 from keyvisor_firmware.storage.pages import Span, is_whole
@@ -37,28 +37,36 @@ class HostCommands:
     def free(self, label: str) -> tuple[int, int]:
         """Give back all that is reserved under a label and not secure, cleared, and the address spaces that it names.
 
-        Bytes that are free again, and bytes that stay.
+        The page that names a guest's address space stays too: another host would take it for a space of its own. Bytes
+        that are free again, and bytes that stay.
         """
         with self._commands.errand("free", None, label=label) as work:
             host = self._holdings.host
             reserved = host.frames.labelled(label)
-            freeing = host.frames.freeing(label, host.zone)
+            in_use = {guest.slot.asce for guest in self._holdings.guests.values()}
+            freeing = host.frames.freeing(label, host.zone, in_use)
             work.storage.change_frames(freeing.change)
             for span in freeing.spans:
                 work.storage.contents.clear(span)
             for asce in host.spaces.spaces():
-                if any(span.start <= asce < span.end for span in reserved) and not self._is_in_use(asce):
+                if asce not in in_use and any(span.start <= asce < span.end for span in reserved):
                     work.storage.change_space(asce, host.spaces.unmapping(asce, _EVERYTHING))
             return freeing.freed, freeing.kept
 
-    def _is_in_use(self, asce: int) -> bool:
-        return any(guest.slot.asce == asce for guest in self._holdings.guests.values())
+    def map(self, asce: int, virtual: int, absolute: Span, label: str | None = None) -> None:
+        """Let storage appear in an address space; what was there is gone from it. Raises Malformed, AccessRefused.
 
-    def map(self, asce: int, virtual: int, absolute: Span) -> None:
-        """Let storage appear in an address space; what was there is gone from it. Raises Malformed, AccessRefused."""
+        With a label, raises Conflict where the address space's page is not reserved under it (any more): of hosts that
+        clear up after one another, none may map into what is another's by now.
+        """
         with self._commands.errand("map", None, asce=f"{asce:#x}") as work:
             _require_pages(asce, virtual, absolute.start, absolute.length)
             self._holdings.host.require_inside(absolute)
+            reserved = self._holdings.host.frames.at(asce)
+            if label is not None and (reserved is None or reserved.value.text != label):
+                raise Conflict(
+                    f"address space {asce:#x} is not reserved under `{label}` any more: begin again"
+                )
             work.storage.change_space(asce, self._holdings.host.spaces.mapping(asce, virtual, absolute))
 
     def unmap(self, asce: int, virtual: Span) -> None:

@@ -60,7 +60,9 @@ class Begun:
         """Reserve storage for addresses of `asce` and map it: in one piece where there is one, else the largest there are."""
         pieces = list(self._scattered(address, length))
         for piece in pieces:
-            self.host.memory.map(asce, piece.address, piece.absolute, piece.length)
+            # Another host may have cleared up after this one, and the address space may be somebody else's by now.
+            label = label_of(self.name, self._token)
+            self.host.memory.map(asce, piece.address, piece.absolute, piece.length, label)
         return pieces
 
     def _scattered(self, address: int, length: int) -> Iterator[Piece]:

@@ -25,12 +25,17 @@ class HostMemory(Storage):
         return self._door.call("allocate", storage_messages.Allocated, body).absolute
 
     def free(self, label: str) -> storage_messages.Freed:
-        """Give back all that was reserved under `label`, except for what is secure."""
+        """Give back all that was reserved under `label`, except for what is secure, and a guest's address space."""
         return self._door.call("free", storage_messages.Freed, storage_messages.FreeFrames(label=label))
 
-    def map(self, asce: int, virtual: int, absolute: int, length: int) -> None:
-        """Let the addresses from `virtual` on in the address space `asce` lead to those from `absolute` on."""
-        body = storage_messages.MapPages(asce=asce, virtual=virtual, absolute=absolute, length=length)
+    def map(self, asce: int, virtual: int, absolute: int, length: int, label: str | None = None) -> None:
+        """Let the addresses from `virtual` on in the address space `asce` lead to those from `absolute` on.
+
+        With `label`, refused where the page that names the address space is not reserved under it any more.
+        """
+        body = storage_messages.MapPages(
+            asce=asce, virtual=virtual, absolute=absolute, length=length, label=label
+        )
         self._door.call("map_pages", Done, body)
 
     def unmap(self, asce: int, virtual: int, length: int) -> None:

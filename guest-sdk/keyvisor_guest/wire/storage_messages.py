@@ -125,12 +125,16 @@ class Freed(Message):
 
 
 class MapPages(Message):
-    """Let `length` bytes from `virtual` in the address space `asce` be those from `absolute`; what was there is gone."""
+    """Let `length` bytes from `virtual` in the address space `asce` be those from `absolute`; what was there is gone.
+
+    With `label`, only while the page that names the address space is reserved under it: then it is nobody else's.
+    """
 
     asce: Address
     virtual: Address
     absolute: Address
     length: Address
+    label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
 
 class UnmapPages(Message):

@@ -335,11 +335,14 @@ def test_part1_T9_a_mapping_that_changes_while_a_guest_boots(world: World) -> No
 
 
 def test_part1_T9_the_address_space_of_a_guest_that_is_there_is_not_forgotten(world: World) -> None:
-    """A host gives back everything under its label: what is secure stays reserved, and mapped."""
+    """A host gives back everything under its label: what is secure stays reserved, and mapped, and the space's own page."""
     given = world.booted()
     freed = world.host.memory.free("guest payments")
     secure = sum(one.length for one in world.holdings.host.zone.of_domain(given.handle))
-    assert freed.kept == secure
+    assert freed.kept == secure + PAGE
+    assert not world.host.memory.free("guest payments").freed
+    for _ in range(3):
+        assert world.kernel.frame().start != given.asce
     world.add_secret(given, "still")
     assert world.read(given, KERNEL).startswith(b"kernel of payments")
     world.require_agreement()
