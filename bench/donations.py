@@ -84,10 +84,10 @@ def _round(seconds: float, take: Take, give_back: GiveBack) -> tuple[float, floa
 def _at_the_door(run: Run, host: Host, query: StorageQuery) -> Figures:
     """In storage that the host reserved and mapped before, so that only the donations are measured."""
     found: Figures = {}
-    for name, memory in GUESTS.items():
-        create_guest = _guest_of(host, query, memory)
+    guests = {name: _guest_of(host, query, memory) for name, memory in GUESTS.items()}
+    for name, create_guest in guests.items():
         found |= _pairs(run, name, create_guest, host.destroy_guest)
-    guest, cpu = create_guest(), host.memory.allocate("bench", query.cpu)
+    guest, cpu = guests["guest"](), host.memory.allocate("bench", query.cpu)
 
     def create_cpu() -> int:
         return host.create_cpu(guest, 0, storage=cpu, storage_length=query.cpu)
