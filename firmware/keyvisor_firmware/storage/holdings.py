@@ -127,9 +127,9 @@ class Holdings:
         self.host = HostStorage(self.host.size, table, self.host.spaces, self.host.frames)
         variable = _variable(table)
         rows = {row.handle: row for row in records.guests()}
+        slots = contents.read(Span(zone.start + guest_slot_offset(0), self.header.guests * GUEST_SLOT))
         for position in range(self.header.guests):
-            at = zone.start + guest_slot_offset(position)
-            slot = GuestSlot.decode(contents.read(Span(at, GUEST_SLOT)))
+            slot = GuestSlot.decode(slots[position * GUEST_SLOT : (position + 1) * GUEST_SLOT])
             if slot is None:
                 continue
             row = rows.pop(slot.handle, None)
