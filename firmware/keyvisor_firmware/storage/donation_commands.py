@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyvisor_firmware.commands import Commands
-from keyvisor_firmware.errors import Conflict, FirmwareError, RowTaken, StorageRefused
+from keyvisor_firmware.errors import Conflict, FirmwareError, StorageRefused
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.state.records import GuestRow
@@ -102,6 +102,8 @@ class DonationCommands:
             "donate storage for guest", name, **_told(Span(offer.base, offer.base_length))
         ) as work:
             zone_after(self._zone_state(), ZoneCall.GUEST)
+            if any(guest.row.name == name for guest in holdings.guests.values()):
+                raise Conflict(f"guest `{name}` is there already: stop it first")
             require_room_for_guest(len(holdings.guests), min(holdings.limits.guests, holdings.header.guests))
             handle = self._new_handle()
             wanted = Wanted(
@@ -121,10 +123,7 @@ class DonationCommands:
                 storage=Span(offer.storage_origin, offer.storage_length),
             )
             variable = tuple(one.span for one in pieces if one.value.virtual is not None)
-            try:
-                work.storage.add_guest(row, slot, variable)
-            except RowTaken:
-                raise Conflict(f"guest `{name}` is there already: stop it first") from None
+            work.storage.add_guest(row, slot, variable)
             work.storage.register(pieces)
             return work.storage.guest(handle)
 
