@@ -6,6 +6,7 @@ Knows no kind of address: at the host's door they are host-absolute, at a guest'
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 
 from keyvisor_guest.http import Door
 from keyvisor_guest.wire.messages import Done
@@ -34,6 +35,11 @@ class Storage:
 
     def write(self, address: int, data: bytes) -> None:
         """Write `data` from `address` on; more than 16 MiB are written piece by piece."""
-        for offset in range(0, len(data), MAX_ACCESS):
-            piece = base64.b64encode(data[offset : offset + MAX_ACCESS])
+        for offset, piece in encoded_pieces(data):
             self._door.call("write_storage", Done, WriteStorage(address=address + offset, data=piece))
+
+
+def encoded_pieces(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """`data` in pieces that a door takes, base64, each with its offset."""
+    for offset in range(0, len(data), MAX_ACCESS):
+        yield offset, base64.b64encode(data[offset : offset + MAX_ACCESS])

@@ -317,7 +317,7 @@ class HostDoor:
             data=base64.b64encode(self._storage.read(body.address, body.length))
         )
 
-    def write_storage(self, body: storage_messages.WriteStorage) -> Message:
+    def write_storage(self, body: storage_messages.WriteHostStorage) -> Message:
         self._require_host_access(body.address, len(body.data))
         self._storage.write(body.address, body.data)
         return messages.Done()

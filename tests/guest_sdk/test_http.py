@@ -77,6 +77,7 @@ def test_every_route_of_the_two_doors_is_served_and_read(firmware: Any, state: P
         ),
         storage_messages.UnmapPages: storage_messages.UnmapPages(asce=4096, virtual=0, length=4096),
         storage_messages.ReadStorage: storage_messages.ReadStorage(address=0, length=1),
+        storage_messages.WriteHostStorage: storage_messages.WriteHostStorage(address=0, data=b"AAAA"),
         storage_messages.WriteStorage: storage_messages.WriteStorage(address=0, data=b"AAAA"),
         messages.Associate: messages.Associate(secret="payments-signing"),
         messages.AddSecret: messages.AddSecret(request=b"AAAA"),

@@ -38,6 +38,7 @@ from keyvisor_guest.wire.storage_messages import (
     SetParameters,
     UnmapPages,
     Unpack,
+    WriteHostStorage,
     WriteStorage,
 )
 
@@ -54,6 +55,7 @@ def _base64(length: int) -> int:
 
 # JSON may spell one byte of text as six (`\u0000`).
 LIMITS: Final[dict[type[Message], int]] = {
+    WriteHostStorage: _base64(MAX_ACCESS) + _ROOM,
     WriteStorage: _base64(MAX_ACCESS) + _ROOM,
     AddSecret: _base64(MAX_REQUEST) + _ROOM,
     PolicyText: 6 * MAX_POLICY + _ROOM,

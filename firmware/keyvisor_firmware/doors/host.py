@@ -139,8 +139,8 @@ class HostHandlers:
     def read_storage(self, body: storage_messages.ReadStorage) -> storage_messages.StorageContent:
         return answers.storage_content(self._host.read(Span(body.address, body.length)))
 
-    def write_storage(self, body: storage_messages.WriteStorage) -> Done:
-        self._host.write(body.address, body.data)
+    def write_storage(self, body: storage_messages.WriteHostStorage) -> Done:
+        self._host.write(body.address, body.data, body.label)
         return Done()
 
     # --- guests and HSMs

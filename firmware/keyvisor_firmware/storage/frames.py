@@ -85,6 +85,11 @@ class Frames(GroupedMap[Label]):
         """The storage reserved under `label`, ascending."""
         return tuple(interval.span for interval in self.in_group(label))
 
+    def is_labelled(self, span: Span, label: str) -> bool:
+        """Whether all of `span` is reserved under `label`."""
+        mine = (one.length for one in self.clipped(span.start, span.end) if one.value.text == label)
+        return sum(mine) == span.length
+
     def allocating(
         self, label: str, length: int, alignment: int, at_least: int, occupied: ZoneTable, size: int
     ) -> Allocation:

@@ -81,10 +81,18 @@ class HostCommands:
             self._holdings.host.require_host_access(span)
             return Contents(records).read(span)
 
-    def write(self, start: int, data: bytes) -> None:
-        """Write storage, all of it or nothing. Raises AccessRefused: 05 there is none, 3d some of it is secure."""
+    def write(self, start: int, data: bytes, label: str | None = None) -> None:
+        """Write storage, all of it or nothing. Raises AccessRefused: 05 there is none, 3d some of it is secure.
+
+        With a label, raises Conflict where some of it is not reserved under it (any more), as `map` does.
+        """
         with self._commands.errand("host write", None, address=f"{start:#x}") as work:
-            self._holdings.host.require_host_access(Span(start, len(data)))
+            span = Span(start, len(data))
+            self._holdings.host.require_host_access(span)
+            if label is not None and not self._holdings.host.frames.is_labelled(span, label):
+                raise Conflict(
+                    f"storage from {start:#x} on is not reserved under `{label}` any more: begin again"
+                )
             work.storage.contents.write(start, data)
 
 

@@ -56,6 +56,10 @@ class Begun:
             self._labels.append(label)
         return self.host.memory.allocate(label, length, alignment, _LOWCORE)
 
+    def write(self, absolute: int, data: bytes, purpose: str = "") -> None:
+        """Write into what was reserved. Raises Refused where another host has given it back: it may be somebody else's."""
+        self.host.memory.write(absolute, data, label_of(self.name, self._token, purpose))
+
     def map_new(self, asce: int, address: int, length: int) -> list[Piece]:
         """Reserve storage for addresses of `asce` and map it: in one piece where there is one, else the largest there are."""
         pieces = list(self._scattered(address, length))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from keyvisor_guest.storage import Storage
+from keyvisor_guest.storage import Storage, encoded_pieces
 from keyvisor_guest.wire import storage_messages
 from keyvisor_guest.wire.messages import Done
 
@@ -27,6 +27,15 @@ class HostMemory(Storage):
     def free(self, label: str) -> storage_messages.Freed:
         """Give back all that was reserved under `label`, except for what is secure, and a guest's address space."""
         return self._door.call("free", storage_messages.Freed, storage_messages.FreeFrames(label=label))
+
+    def write(self, address: int, data: bytes, label: str | None = None) -> None:
+        """Write `data` from `address` on; more than 16 MiB are written piece by piece.
+
+        With `label`, refused where some of the piece is not reserved under it any more.
+        """
+        for offset, piece in encoded_pieces(data):
+            body = storage_messages.WriteHostStorage(address=address + offset, data=piece, label=label)
+            self._door.call("write_storage", Done, body)
 
     def map(self, asce: int, virtual: int, absolute: int, length: int, label: str | None = None) -> None:
         """Let the addresses from `virtual` on in the address space `asce` lead to those from `absolute` on.

@@ -120,7 +120,7 @@ def _start(begun: Begun, plan: _Plan, progress: Callable[[Progress], None]) -> m
     for number in range(plan.cpus):
         _create_cpu(begun, guest, number, plan.query.cpu)
     pieces = begun.map_new(asce, 0, plan.memory)
-    for done in _load(host, image, pieces):
+    for done in _load(begun, image, pieces):
         progress(Progress("loading", done, total))
     _set_parameters(begun, guest, image.header)
     for done in _unpack(host, guest, image):
@@ -167,7 +167,7 @@ def _create_cpu(begun: Begun, guest: int, number: int, length: int) -> None:
     begun.cpus.append(giving("cpu", give, lambda: begun.let_go(purpose)))
 
 
-def _load(host: Host, image: LoadedImage, pieces: Sequence[Piece]) -> Iterator[int]:
+def _load(begun: Begun, image: LoadedImage, pieces: Sequence[Piece]) -> Iterator[int]:
     """Write the image's pages to where the guest has them. Gives, again and again, how many bytes are written."""
     done = 0
     for component in image.components:
@@ -176,14 +176,14 @@ def _load(host: Host, image: LoadedImage, pieces: Sequence[Piece]) -> Iterator[i
             first, end = max(at, piece.address), min(at + len(view), piece.address + piece.length)
             for address in range(first, end, _CHUNK):
                 data = view[address - at : min(address + _CHUNK, end) - at]
-                host.memory.write(piece.absolute + address - piece.address, bytes(data))
+                begun.write(piece.absolute + address - piece.address, bytes(data))
                 done += len(data)
                 yield done
 
 
 def _set_parameters(begun: Begun, guest: int, header: bytes) -> None:
     address = begun.reserve(-(-len(header) // PAGE) * PAGE, purpose="header")
-    begun.host.memory.write(address, header)
+    begun.write(address, header, "header")
     begun.host.set_parameters(guest, address, len(header))
     begun.let_go("header")
 

@@ -45,6 +45,7 @@ from keyvisor_guest.wire.storage_messages import (
     StorageContent,
     UnmapPages,
     Unpack,
+    WriteHostStorage,
     WriteStorage,
 )
 
@@ -396,7 +397,7 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("POST", "/memory/map", "map_pages", "map storage into an address space", MapPages, Done),
     Route("POST", "/memory/unmap", "unmap_pages", "take storage out of an address space", UnmapPages, Done),
     Route("POST", "/memory/read", "read_storage", "read host-absolute storage", ReadStorage, StorageContent),
-    Route("POST", "/memory/write", "write_storage", "write host-absolute storage", WriteStorage, Done),
+    Route("POST", "/memory/write", "write_storage", "write host-absolute storage", WriteHostStorage, Done),
     Route("GET", "/guests", "list_guests", "the guests there are", None, GuestList),
     Route("PUT", "/guests/{name}/hsms/{apqn}", "attach", "give an HSM to a guest", None, Done),
     Route("DELETE", "/guests/{name}/hsms/{apqn}", "detach", "take an HSM away from a guest", None, Done),

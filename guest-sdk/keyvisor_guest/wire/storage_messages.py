@@ -13,6 +13,9 @@ from keyvisor_guest.wire.message import Address, GuestName, Handle, Message
 
 MAX_ACCESS = 1 << 24  # bytes of one read or write of storage
 
+# A label is shown on terminals: nothing in it moves a cursor.
+Label = Annotated[str, Field(pattern=r"^[ -~]{1,64}$")]
+
 
 class QueryStorage(Message):
     """`length`: how many bytes of the query block the caller has room for (formats, D.1)."""
@@ -103,7 +106,7 @@ class ConvertPages(Message):
 class Allocate(Message):
     """Ask the host's frame allocator for `length` bytes in one piece. `label` says for what: `free` takes all of it back."""
 
-    label: Annotated[str, Field(min_length=1, max_length=64)]
+    label: Label
     length: Address
     alignment: Address = 4096
     at_least: Address = 0
@@ -114,7 +117,7 @@ class Allocated(Message):
 
 
 class FreeFrames(Message):
-    label: Annotated[str, Field(min_length=1, max_length=64)]
+    label: Label
 
 
 class Freed(Message):
@@ -134,7 +137,7 @@ class MapPages(Message):
     virtual: Address
     absolute: Address
     length: Address
-    label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    label: Label | None = None
 
 
 class UnmapPages(Message):
@@ -153,6 +156,12 @@ class ReadStorage(Message):
 class WriteStorage(Message):
     address: Address
     data: Annotated[Base64Bytes, Field(repr=False)]
+
+
+class WriteHostStorage(WriteStorage):
+    """With `label`, only while all that is written is reserved under it: then it is nobody else's."""
+
+    label: Label | None = None
 
 
 class StorageContent(Message):

@@ -133,6 +133,38 @@ def test_of_hosts_that_clear_up_none_maps_into_what_is_anothers_by_now(world: Wo
     world.kernel.destroy(given)
 
 
+def test_of_hosts_that_clear_up_none_writes_into_what_is_anothers_by_now(world: World) -> None:
+    """A start that is still loading after another host's stop does not touch the next start's frames."""
+    memory = world.host.memory
+    at = memory.allocate("guest slow", 2 * PAGE)
+    memory.write(at, b"loading", "guest slow")
+    memory.free("guest slow")
+    assert memory.allocate("guest next", PAGE) == at
+    memory.write(at, b"the other's", "guest next")
+    with pytest.raises(Refused, match="not reserved under `guest slow` any more"):
+        memory.write(at, b"late", "guest slow")
+    with pytest.raises(Refused, match="not reserved under `guest next` any more"):
+        memory.write(at, bytes(2 * PAGE), "guest next")  # all of it has to be
+    assert memory.read(at, 11) == b"the other's"
+    memory.free("guest next")
+
+
+def test_a_name_that_is_taken_is_told_before_what_is_offered(world: World) -> None:
+    given = world.kernel.create("payments")
+    with pytest.raises(Refused, match="guest `payments` is there already"):
+        world.kernel.host.create_guest(
+            "payments",
+            base=given.base.start,  # secure already
+            base_length=1,
+            virtual=0,
+            virtual_length=0,
+            storage_length=0,
+            asce=given.asce,
+            sca=0,
+        )
+    world.kernel.destroy(given)
+
+
 def test_a_page_is_one_guests_however_many_are_offered_it_at_once(new_world: Callable[..., World]) -> None:
     """Hosts by hand offer the same base area, and the same CPU storage: one of them is taken, whole."""
     world = new_world(MANY)
