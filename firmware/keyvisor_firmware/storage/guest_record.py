@@ -15,16 +15,16 @@ They hold keys in clear: seal them before writing. Version 1, all numbers big-en
     168  32    customer communication key; zero where it is not known
     188  8     secret control flags
     190  64    memory key: AES-256-XTS, for the guest's pages at rest
-    1d0  32    page key: AES-256-GCM, for pages that leave the guest
-    1f0  8     how many versions of exported pages were given out
-    1f8  2     association secrets that its variable area has room for
-    1fa  2     retrievable secrets, likewise
-    1fc  2     length of the image header; 0 where none is kept
-    1fe  2     number of unpacked runs
-    200  2     number of CPUs
-    202  2     number of HSMs that it holds
-    204  4     zero
-    208        the image header
+    1d0  64    page key: AES-256-SIV, for pages that leave the guest
+    210  8     how many versions of exported pages were given out
+    218  2     association secrets that its variable area has room for
+    21a  2     retrievable secrets, likewise
+    21c  2     length of the image header; 0 where none is kept
+    21e  2     number of unpacked runs
+    220  2     number of CPUs
+    222  2     number of HSMs that it holds
+    224  4     zero
+    228        the image header
     ..   32·n  unpacked runs, in their order (guest_parts)
     ..   24·n  CPUs, by number
     ..   40·n  HSMs, by APQN
@@ -72,7 +72,7 @@ HASH_LENGTH: Final = 32
 
 _MAGIC: Final = b"kv guest"
 _VERSION: Final = 1
-_HEAD: Final = 0x208
+_HEAD: Final = 0x228
 _NAME: Final = 31
 _STARTED: Final = 39
 _IDENTITY: Final = 3 * DIGEST_LENGTH + HEADER_TAG_LENGTH

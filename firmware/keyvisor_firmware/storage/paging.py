@@ -3,10 +3,10 @@
 At rest: AES-256-XTS under the guest's memory key, page by page; the tweak is the page's guest-absolute address as 16
 bytes big-endian. Whoever reads the database sees that a page changed, not what is in it.
 
-Exported: AES-256-GCM under the guest's page key. The nonce is four zero bytes and the u64 version, so no version may be
-given out twice under one page key: all pages of a guest count with one counter. What is authenticated besides are the
-instance id, the guest-absolute address and the version: an older export, another page's or another guest's does not
-come back. The tag stays with the firmware. Knows no storage and keeps no record.
+Exported: AES-256-SIV (RFC 5297) under the guest's page key. What is authenticated besides are the instance id, the
+guest-absolute address and the version: an older export, another page's or another guest's does not come back. There is
+no nonce to be used twice: whoever puts an older database back learns at most that a page is the one that it was.
+The tag stays with the firmware. Knows no storage and keeps no record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
@@ -24,10 +24,9 @@ from keyvisor_firmware.storage.page_records import PAGE_TAG_LENGTH
 from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
 
 MEMORY_KEY_LENGTH: Final = 64
-PAGE_KEY_LENGTH: Final = 32
+PAGE_KEY_LENGTH: Final = 64
 
 _TWEAK_LENGTH: Final = 16
-_NONCE_LENGTH: Final = 12
 _MARGIN: Final = 15  # bytes that `update_into` wants beyond what it writes
 
 
@@ -55,8 +54,8 @@ def export_page(
     """
     if len(clear) != PAGE_LENGTH or version < 1:
         raise ValueError(f"an exported page has {PAGE_LENGTH} bytes and a version from 1 on")
-    sealed = AESGCM(page_key).encrypt(_nonce(version), clear, _bound_to(instance, address, version))
-    return sealed[:PAGE_LENGTH], sealed[PAGE_LENGTH:]
+    sealed = AESSIV(page_key).encrypt(clear, _bound_to(instance, address, version))
+    return sealed[PAGE_TAG_LENGTH:], sealed[:PAGE_TAG_LENGTH]
 
 
 def import_page(
@@ -67,17 +66,13 @@ def import_page(
         raise PageNotAuthentic("not the length of an exported page and its tag")
     bound_to = _bound_to(instance, address, version)
     try:
-        return AESGCM(page_key).decrypt(_nonce(version), exported + tag, bound_to)
+        return AESSIV(page_key).decrypt(tag + exported, bound_to)
     except InvalidTag:
         raise PageNotAuthentic("not the page that left this guest last at this address") from None
 
 
-def _nonce(version: int) -> bytes:
-    return version.to_bytes(_NONCE_LENGTH, "big")
-
-
-def _bound_to(instance: bytes, address: int, version: int) -> bytes:
-    return instance + address.to_bytes(8, "big") + version.to_bytes(8, "big")
+def _bound_to(instance: bytes, address: int, version: int) -> list[bytes]:
+    return [instance, address.to_bytes(8, "big"), version.to_bytes(8, "big")]
 
 
 def _crypt(pages: bytes, key: bytes, address: int, *, encrypt: bool) -> bytes:

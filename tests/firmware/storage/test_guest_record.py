@@ -28,7 +28,7 @@ SMALL = GuestRecord(
     instance=InstanceId("0f" * 16),
     cuid=b"c" * 16,
     memory_key=MEMORY_KEY,
-    page_key=b"k" * 32,
+    page_key=b"k" * 64,
     association_secrets=1,
     retrievable_secrets=2,
 )
@@ -80,27 +80,27 @@ def test_the_layout_by_hand() -> None:
         0x050: b"\x192026-11-24T18:00:00+00:00" + bytes(14),
         0x078: IDENTITY.encode(),
         0x148: b"H" * 32 + b"C" * 32 + bytes.fromhex("6000000000000000"),
-        0x190: MEMORY_KEY + b"k" * 32,
-        0x1F0: bytes.fromhex("0000000000000007 0001 0002 0008 0001 0002 0002 00000000"),
-        0x208: b"IBMSecEx",
-        0x210: bytes.fromhex("0000000000010000 0000000000002000")
+        0x190: MEMORY_KEY + b"k" * 64,
+        0x210: bytes.fromhex("0000000000000007 0001 0002 0008 0001 0002 0002 00000000"),
+        0x228: b"IBMSecEx",
+        0x230: bytes.fromhex("0000000000010000 0000000000002000")
         + b"tweak..."
         + bytes.fromhex("0000000000001000"),
-        0x230: bytes.fromhex("0000 000000000000 0000000000000123 0000000080000000"),
-        0x248: bytes.fromhex("0003 000000000000 0000000000000456 0000000080001000"),
-        0x260: bytes.fromhex("0003 0011 01 00 0000") + bytes(32),
-        0x288: bytes.fromhex("0005 0011 03 03 0002") + b"i" * 32,
+        0x250: bytes.fromhex("0000 000000000000 0000000000000123 0000000080000000"),
+        0x268: bytes.fromhex("0003 000000000000 0000000000000456 0000000080001000"),
+        0x280: bytes.fromhex("0003 0011 01 00 0000") + bytes(32),
+        0x2A8: bytes.fromhex("0005 0011 03 03 0002") + b"i" * 32,
     }
     for at, expected in fields.items():
         assert data[at : at + len(expected)] == expected, hex(at)
-    assert len(data) == 0x2B0
+    assert len(data) == 0x2D0
 
 
 def test_what_is_not_there_is_zero_and_stays_so() -> None:
     data = SMALL.encode()
-    assert len(data) == 0x208
+    assert len(data) == 0x228
     # identity, CCK, and what is reserved
-    for at in (0x078, 0x147, 0x168, 0x187, 0x204):
+    for at in (0x078, 0x147, 0x168, 0x187, 0x224):
         with pytest.raises(RecordBroken):
             GuestRecord.decode(data[:at] + b"\x01" + data[at + 1 :])
 
@@ -114,26 +114,26 @@ def test_what_is_not_there_is_zero_and_stays_so() -> None:
         (0x010, 9),  # a longer one, with a zero in it
         (0x010, 32),
         (0x050, 40),
-        (0x1FC, 0x21),  # a header beyond the longest
-        (0x1FF, 65),  # runs
-        (0x233, 1),  # reserved of a CPU
-        (0x231, 4),  # CPUs out of order
-        (0x261, 6),  # HSMs out of order
-        (0x260, 1),  # a card that is none
-        (0x264, 0),  # unbound
-        (0x264, 5),  # no state
-        (0x265, 4),  # flag of an HSM
-        (0x265, 0),
-        (0x267, 1),  # an index that the flags do not know
-        (0x268, 1),  # an id that the flags do not know
+        (0x21C, 0x21),  # a header beyond the longest
+        (0x21F, 65),  # runs
+        (0x253, 1),  # reserved of a CPU
+        (0x251, 4),  # CPUs out of order
+        (0x281, 6),  # HSMs out of order
+        (0x280, 1),  # a card that is none
+        (0x284, 0),  # unbound
+        (0x284, 5),  # no state
+        (0x285, 4),  # flag of an HSM
+        (0x285, 0),
+        (0x287, 1),  # an index that the flags do not know
+        (0x288, 1),  # an id that the flags do not know
     ],
 )
 def test_a_broken_field_is_refused(at: int, value: int) -> None:
     data = bytearray(FULL.encode())
-    if (at, value) != (0x265, 0):
+    if (at, value) != (0x285, 0):
         data[at] = value
     else:
-        data[0x28D] = value  # index and id are there, and the flags say nothing of them
+        data[0x2AD] = value  # index and id are there, and the flags say nothing of them
     with pytest.raises(RecordBroken):
         GuestRecord.decode(bytes(data))
 
@@ -149,7 +149,7 @@ def test_a_broken_field_is_refused(at: int, value: int) -> None:
         {"cuid": b"c" * 15},
         {"memory_key": b"m" * 64},
         {"memory_key": b"m" * 32},
-        {"page_key": b"k" * 31},
+        {"page_key": b"k" * 63},
         {"started": "2" * 40},
         {"started": "tomorrow\x00"},
         {"cck": b""},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from keyvisor_firmware.errors import PageNotAuthentic
 from keyvisor_firmware.storage.paging import decrypt_at_rest, encrypt_at_rest, export_page, import_page
 
 PAGE = 4096
-KEY = bytes(range(32))
+KEY = bytes(range(64))
 MEMORY_KEY = bytes(range(64))
 INSTANCE = b"\xab" * 16
 CLEAR = b"guest" + bytes(PAGE - 5)
@@ -54,7 +54,7 @@ def test_at_rest_equal_pages_look_different_and_belong_to_their_address() -> Non
     assert decrypt_at_rest(stored[PAGE:], MEMORY_KEY[::-1], PAGE) != CLEAR
 
 
-@pytest.mark.parametrize(("pages", "key"), [(CLEAR[1:], MEMORY_KEY), (CLEAR, KEY + KEY), (CLEAR, KEY)])
+@pytest.mark.parametrize(("pages", "key"), [(CLEAR[1:], MEMORY_KEY), (CLEAR, KEY[:32] * 2), (CLEAR, KEY[:32])])
 def test_at_rest_nothing_but_whole_pages_under_a_key_of_two_halves(pages: bytes, key: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         encrypt_at_rest(pages, key, 0)
@@ -63,11 +63,10 @@ def test_at_rest_nothing_but_whole_pages_under_a_key_of_two_halves(pages: bytes,
 # --- exported
 
 
-def test_an_export_is_gcm_with_this_nonce_and_this_data() -> None:
+def test_an_export_is_siv_with_this_data() -> None:
     exported, tag = export_page(CLEAR, KEY, INSTANCE, 0x7000, 0x0102)
-    nonce = bytes.fromhex("00000000 0000000000000102")
-    bound_to = INSTANCE + bytes.fromhex("0000000000007000 0000000000000102")
-    assert exported + tag == AESGCM(KEY).encrypt(nonce, CLEAR, bound_to)
+    bound_to = [INSTANCE, bytes.fromhex("0000000000007000"), bytes.fromhex("0000000000000102")]
+    assert tag + exported == AESSIV(KEY).encrypt(CLEAR, bound_to)
     assert (len(exported), len(tag)) == (PAGE, 16)
     assert b"guest" not in exported
 
@@ -143,3 +142,13 @@ def test_what_cannot_be_exported(clear: bytes, version: int) -> None:
 def test_a_version_beyond_the_counter_is_never_used() -> None:
     with pytest.raises(OverflowError):
         export_page(CLEAR, KEY, INSTANCE, 0, 1 << 64)
+
+
+def test_a_version_that_is_used_again_tells_nothing_but_sameness() -> None:
+    """Whoever puts an older database back makes the firmware export other content under a version that was used."""
+    first, first_tag = export_page(CLEAR, KEY, INSTANCE, 0x7000, 1)
+    second, second_tag = export_page(CLEAR[::-1], KEY, INSTANCE, 0x7000, 1)
+    assert first_tag != second_tag
+    assert bytes(a ^ b for a, b in zip(first, second, strict=True)) != bytes(
+        a ^ b for a, b in zip(CLEAR, CLEAR[::-1], strict=True)
+    )
