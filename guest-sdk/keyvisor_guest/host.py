@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keyvisor_guest.asking import asking
 from keyvisor_guest.errors import DoorBroken, SdkError
 from keyvisor_guest.hosting.memory import HostMemory
 from keyvisor_guest.http import Door
@@ -56,7 +57,9 @@ class Host:
     def query_block(self, length: int = _WHOLE_BLOCK) -> tuple[int, bytes]:
         """The query block of a caller with room for `length` bytes, and its rc: 0001, or 0100 where it was cut."""
         answer = self._door.call(
-            "query_storage", storage_messages.StorageBlock, storage_messages.QueryStorage(length=length)
+            "query_storage",
+            storage_messages.StorageBlock,
+            asking(storage_messages.QueryStorage, length=length),
         )
         return answer.rc, answer.block
 
@@ -72,7 +75,9 @@ class Host:
             return
         if origin is None or length is None:
             raise SdkError("give both origin and length of the zone's base storage, or neither")
-        self._door.call("init_storage", Done, storage_messages.InitStorage(origin=origin, length=length))
+        self._door.call(
+            "init_storage", Done, asking(storage_messages.InitStorage, origin=origin, length=length)
+        )
 
     def create_guest(
         self,
@@ -91,7 +96,8 @@ class Host:
 
         A refusal with 8000h in its code has a `handle`: what was created half must be destroyed.
         """
-        body = storage_messages.CreateGuest(
+        body = asking(
+            storage_messages.CreateGuest,
             name=guest_name(name),
             base=base,
             base_length=base_length,
@@ -106,14 +112,20 @@ class Host:
 
     def create_cpu(self, handle: int, number: int, *, storage: int, storage_length: int) -> int:
         """Donate the storage of the guest's CPU `number`, absolute, and get the CPU's handle."""
-        body = storage_messages.CreateCpu(
-            handle=handle, number=number, storage=storage, storage_length=storage_length
+        body = asking(
+            storage_messages.CreateCpu,
+            handle=handle,
+            number=number,
+            storage=storage,
+            storage_length=storage_length,
         )
         return self._door.call("create_cpu", Created, body).handle
 
     def set_parameters(self, handle: int, header: int, header_length: int) -> None:
         """Hand over the header of the guest's image, which stands at the absolute address `header`."""
-        body = storage_messages.SetParameters(handle=handle, header=header, header_length=header_length)
+        body = asking(
+            storage_messages.SetParameters, handle=handle, header=header, header_length=header_length
+        )
         self._door.call("set_parameters", Done, body)
 
     def unpack(self, handle: int, address: int, length: int, *, tweak: bytes, offset: int) -> None:
@@ -121,8 +133,13 @@ class Host:
 
         `tweak` is their component's 8-byte prefix, `offset` how far from the component's start they are.
         """
-        body = storage_messages.Unpack(
-            handle=handle, address=address, length=length, tweak=tweak.hex(), offset=offset
+        body = asking(
+            storage_messages.Unpack,
+            handle=handle,
+            address=address,
+            length=length,
+            tweak=tweak.hex(),
+            offset=offset,
         )
         self._door.call("unpack", Done, body)
 
@@ -220,5 +237,5 @@ class Host:
         handle = named(self, guest_name(name)).handle
         for offset in range(0, max(length, 1), MAX_ACCESS):
             part = min(MAX_ACCESS, length - offset)
-            body = storage_messages.ConvertPages(handle=handle, address=address + offset, length=part)
+            body = asking(storage_messages.ConvertPages, handle=handle, address=address + offset, length=part)
             self._door.call(call, Done, body)

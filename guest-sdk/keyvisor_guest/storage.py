@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
+from keyvisor_guest.asking import asking
 from keyvisor_guest.http import Door
 from keyvisor_guest.wire.messages import Done
 from keyvisor_guest.wire.storage_messages import MAX_ACCESS, ReadStorage, StorageContent, WriteStorage
@@ -29,14 +30,14 @@ class Storage:
         """`length` bytes from `address`; more than 16 MiB are read piece by piece."""
         pieces = []
         for offset in range(0, length, MAX_ACCESS):
-            body = ReadStorage(address=address + offset, length=min(MAX_ACCESS, length - offset))
+            body = asking(ReadStorage, address=address + offset, length=min(MAX_ACCESS, length - offset))
             pieces.append(self._door.call("read_storage", StorageContent, body).data)
         return b"".join(pieces)
 
     def write(self, address: int, data: bytes) -> None:
         """Write `data` from `address` on; more than 16 MiB are written piece by piece."""
         for offset, piece in encoded_pieces(data):
-            self._door.call("write_storage", Done, WriteStorage(address=address + offset, data=piece))
+            self._door.call("write_storage", Done, asking(WriteStorage, address=address + offset, data=piece))
 
 
 def encoded_pieces(data: bytes) -> Iterator[tuple[int, bytes]]:

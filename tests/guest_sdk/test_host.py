@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,22 @@ def test_without_a_firmware_it_says_how_to_start_one(state: Path) -> None:
 def test_the_state_may_come_from_the_environment(firmware: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYVISOR_STATE", str(firmware.state))
     assert len(Host().guests()) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda host: host.memory.read(1 << 62, 1),
+        lambda host: host.memory.write(-1, b"x"),
+        lambda host: host.memory.allocate("", 4096),
+        lambda host: host.memory.map(0x5000, 0, -4096, 4096),
+        lambda host: host.init(-1, 4096),
+        lambda host: host.unpack(1, 0, 4096, tweak=b"short", offset=0),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_and_nobody_asked(
+    firmware: Any, host: Host, call: Callable[[Host], object]
+) -> None:
+    with pytest.raises(SdkError, match="cannot be that: "):
+        call(host)
+    assert firmware.story.asked == []

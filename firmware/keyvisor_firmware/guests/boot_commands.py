@@ -2,7 +2,8 @@
 
 The host hands over a header and pages; what they are worth is found out by `verify`, which measures every page as it
 came and decrypts none before. Until then the pages lie in the guest's storage as the owner encrypted them, secure: the
-host cannot change them any more. A command that is refused changes nothing; the host may try again, or destroy.
+host cannot change them any more. A command that is refused changes nothing; the host may try
+again with what is right. Pages that were unpacked stay, so that wrong ones leave nothing but to destroy the guest.
 """
 
 from __future__ import annotations

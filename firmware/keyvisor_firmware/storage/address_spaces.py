@@ -82,9 +82,5 @@ class AddressSpaces:
         else:
             self._spaces.pop(asce, None)
 
-    def forget(self, asce: int) -> None:
-        """Unmap everything under `asce`."""
-        self._spaces.pop(asce, None)
-
     def _space(self, asce: int) -> IntervalMap[Frame]:
         return self._spaces.get(asce) or IntervalMap()

@@ -6,7 +6,7 @@ Storage is given back after what it was given for is destroyed, and not where th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Begun", "Piece"]
 
+_GONE: Final = {("uv", 0x20), ("uv", 0x21)}  # no guest, no CPU has that handle
 _LOWCORE: Final = 2 * PAGE  # nothing of a guest's may lie there
 
 
@@ -106,9 +107,9 @@ class Begun:
             if not sure:
                 self._look_up()
             for cpu in reversed(self.cpus):
-                self.host.destroy_cpu(cpu)
+                _unless_gone(self.host.destroy_cpu, cpu)
             if self.guest is not None:
-                self.host.destroy_guest(self.guest)
+                _unless_gone(self.host.destroy_guest, self.guest)
             self.let_go_of_all()
         except SdkError as refusal:
             return (
@@ -122,3 +123,12 @@ class Begun:
             if guest.name == self.name and guest.asce == self._asce:
                 self.guest = guest.handle
                 self.cpus = list(guest.cpu_handles)
+
+
+def _unless_gone(destroy: Callable[[int], None], handle: int) -> None:
+    """Destroy what has this handle, unless another host did."""
+    try:
+        destroy(handle)
+    except Refused as refused:
+        if (refused.kind, refused.code) not in _GONE:
+            raise

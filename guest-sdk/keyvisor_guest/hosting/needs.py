@@ -51,7 +51,7 @@ def require_size(query: StorageQuery, memory: int, cpus: int) -> None:
     if memory <= 0 or memory % MIB:
         raise SdkError(f"a guest of {memory} bytes cannot be: give whole MiB, as in `256M`")
     if memory > query.max_address:
-        raise SdkError(f"a guest has at most {query.max_address // MIB} MiB of storage: plan a smaller one")
+        raise SdkError(f"a guest has at most {query.max_address >> 40} TiB of storage: plan a smaller one")
     if not 1 <= cpus <= query.max_cpu_id + 1:
         raise SdkError(f"a guest of {cpus} CPUs cannot be: give 1 to {query.max_cpu_id + 1}")
 

@@ -195,7 +195,7 @@ CHANGES: dict[str, Callable[[HostStorage], None]] = {
     "another guest's": lambda s: (mapped(s, ASCE, 6, 24, 1), secure(s, 24, 1, ZoneEntry(DB, True, 6 * PAGE)))[
         0
     ],
-    "all forgotten": lambda s: s.spaces.forget(ASCE),
+    "all forgotten": lambda s: s.spaces.apply(ASCE, s.spaces.unmapping(ASCE, Span(0, 1 << 40))),
 }
 
 

@@ -54,7 +54,9 @@ def test_at_rest_equal_pages_look_different_and_belong_to_their_address() -> Non
     assert decrypt_at_rest(stored[PAGE:], MEMORY_KEY[::-1], PAGE) != CLEAR
 
 
-@pytest.mark.parametrize(("pages", "key"), [(CLEAR[1:], MEMORY_KEY), (CLEAR, KEY[:32] * 2), (CLEAR, KEY[:32])])
+@pytest.mark.parametrize(
+    ("pages", "key"), [(CLEAR[1:], MEMORY_KEY), (CLEAR, KEY[:32] * 2), (CLEAR, KEY[:32])]
+)
 def test_at_rest_nothing_but_whole_pages_under_a_key_of_two_halves(pages: bytes, key: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         encrypt_at_rest(pages, key, 0)

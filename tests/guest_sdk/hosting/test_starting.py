@@ -79,7 +79,7 @@ def test_nothing_of_a_guest_lies_in_the_lowcore(firmware: Any, host: Host, image
 
 @pytest.mark.parametrize("memory", [0, MIB - 1, MIB + PAGE, -MIB, 1 << 41])
 def test_sizes_that_cannot_be(firmware: Any, host: Host, image: bytes, memory: int) -> None:
-    with pytest.raises(SdkError, match="MiB"):
+    with pytest.raises(SdkError, match="iB"):
         host.start("new", image, memory=memory)
     assert host.storage().held == []
 
@@ -182,6 +182,19 @@ def test_an_interrupted_start_is_undone(firmware: Any, host: Host, image: bytes)
 
     with pytest.raises(KeyboardInterrupt):
         host.start("new", image, progress=interrupt)
+    assert host.storage().held == []
+
+
+def test_a_start_that_another_host_stopped_gives_back_what_is_left(
+    firmware: Any, host: Host, image: bytes
+) -> None:
+    def stopped(at: Progress) -> None:
+        if at.stage == "verifying":
+            Host(state=firmware.state).stop("new")
+
+    with pytest.raises(Refused) as refused:
+        host.start("new", image, cpus=2, progress=stopped)
+    assert (refused.value.code, refused.value.findings) == (0x20, ())
     assert host.storage().held == []
 
 
