@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, PlainValidator, RootModel
+from pydantic.json_schema import SkipJsonSchema
 
-from keyvisor_policy import fields
+from keyvisor_policy import fields, spellings
+from keyvisor_policy.case_grammar import CaseFields
 from keyvisor_policy.hsms import SecretId
 from keyvisor_policy.rules import Interval
 from keyvisor_policy.strict_yaml import StrictModel, Verbatim, from_text, read_integer, read_text
 from keyvisor_policy.strict_yaml.wording import described, expected_words
 
 VERSION = 1
-NOT_YET = ("requests", "never", "cases")
+NOT_YET = ("requests", "never")
 """Words of the grammar that this release does not act on. Accepting them silently would promise a protection."""
 
 
@@ -46,39 +48,43 @@ def _mode(text: str) -> str:
 
 
 Name = Annotated[str, PlainValidator(_name)]
-NotYet = Annotated[None, PlainValidator(lambda value: value)]
+NotYet = SkipJsonSchema[Annotated[None, PlainValidator(lambda value: value)]]
 
 
 class HsmFields(StrictModel):
-    """`hsm`: every field given must match; a field left out is any."""
+    """What the HSM must be: every field given must match; a field left out is any."""
 
-    mode: Annotated[str | None, from_text(_mode)] = None
-    mkvp: Annotated[bytes | None, from_text(fields.mkvp)] = None
-    serial: Annotated[str | None, from_text(fields.serial)] = None
-    generation: Annotated[Interval[int] | None, from_text(fields.generations)] = None
-    firmware: Annotated[Interval[tuple[int, int]] | None, from_text(fields.versions)] = None
-    api: Annotated[Interval[int] | None, from_text(fields.numbers)] = None
-    compliance: list[Name] = Field(default_factory=list)
+    mode: Annotated[str | None, from_text(_mode), spellings.RULE_MODE] = None
+    mkvp: Annotated[bytes | None, from_text(fields.mkvp), spellings.RULE_MKVP] = None
+    serial: Annotated[str | None, from_text(fields.serial), spellings.RULE_SERIAL] = None
+    generation: Annotated[Interval[int] | None, from_text(fields.generations), spellings.GENERATIONS] = None
+    firmware: Annotated[Interval[tuple[int, int]] | None, from_text(fields.versions), spellings.VERSIONS] = None
+    api: Annotated[Interval[int] | None, from_text(fields.numbers), spellings.NUMBERS] = None
+    compliance: list[Annotated[Name, spellings.COMPLIANCE]] = Field(
+        default_factory=list, description="All of these sets the HSM must follow."
+    )
 
 
 class AssociationFields(StrictModel):
-    """One entry of `associations`."""
+    """One entry of `associations`: which secret meets which HSM."""
 
-    name: Name
-    secret: Name | None = None
-    secret_id: Annotated[SecretId | None, from_text(fields.secret_id)] = None
+    name: Annotated[Name, spellings.RULE_NAME]
+    secret: Annotated[Name | None, PlainValidator(_name), spellings.SECRET_NAME] = None
+    secret_id: Annotated[SecretId | None, from_text(fields.secret_id), spellings.SECRET_ID] = None
     hsm: HsmFields
-    count: Annotated[int | None, PlainValidator(fields.count)] = 1
+    count: Annotated[int | None, PlainValidator(fields.count), spellings.COUNT] = 1
 
 
 class PolicyFields(StrictModel):
-    """The whole file."""
+    """A policy: which secret meets which HSM, and what must come of it."""
 
-    version: Annotated[int, PlainValidator(_version)]
-    associations: list[AssociationFields] = Field(default_factory=list)
+    version: Annotated[int, PlainValidator(_version), spellings.VERSION]
+    associations: list[AssociationFields] = Field(
+        default_factory=list, description="Rules; their order is their priority."
+    )
     requests: NotYet = None
     never: NotYet = None
-    cases: NotYet = None
+    cases: list[CaseFields] = Field(default_factory=list, description="Tests that `policy test` runs.")
 
 
 class PvapconfigEntry(StrictModel):

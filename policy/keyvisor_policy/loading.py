@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-from keyvisor_policy import fields, pvapconfig
+from keyvisor_policy import case_loading, fields, pvapconfig
+from keyvisor_policy.cases import MAX_CASES
 from keyvisor_policy.errors import DocumentError, Finding
 from keyvisor_policy.grammar import NOT_YET, AssociationFields, HsmFields, PolicyFields
 from keyvisor_policy.hsms import secret_id
@@ -34,25 +35,36 @@ def parse(text: str | bytes, source: str = "policy.yaml") -> Policy:
     document = read_document(text, source)
     digest = hashlib.sha256(text if isinstance(text, bytes) else text.encode()).digest()
     if isinstance(document.tree, list):
-        _check_length(document, document.tree, ())
+        _check_length(document, document.tree, (), MAX_RULES, "rules")
         return Policy(pvapconfig.rules(document), source, digest, "pvapconfig")
-    return Policy(_rules(document), source, digest)
+    policy = _examined(document)
+    rules = tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations))
+    cases = tuple(
+        case_loading.compiled_case(document, number, entry) for number, entry in enumerate(policy.cases)
+    )
+    return Policy(rules, source, digest, cases=cases)
 
 
-def _rules(document: Document) -> tuple[Rule, ...]:
-    entries = document.tree.get("associations") if isinstance(document.tree, dict) else None
-    _check_length(document, entries, ("associations",))
+def _examined(document: Document) -> PolicyFields:
+    """The file's values. Raises DocumentError with everything that is wrong with them and between them."""
+    tree = document.tree if isinstance(document.tree, dict) else {}
+    entries = tree.get("associations")
+    _check_length(document, entries, ("associations",), MAX_RULES, "rules")
+    _check_length(document, tree.get("cases"), ("cases",), MAX_CASES, "cases")
     policy, findings = examine(document, PolicyFields)
-    findings = ordered([*findings, *_between_values(document, entries)])
+    between = [*_between_values(document, entries), *case_loading.between_values(document)]
+    findings = ordered([*findings, *between])
     if policy is None or findings:
         raise DocumentError(findings)
-    return tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations))
+    return policy
 
 
-def _check_length(document: Document, entries: object, path: tuple[str, ...]) -> None:
-    """Raises DocumentError before anything looks at more rules than there may be."""
-    if isinstance(entries, list) and len(entries) > MAX_RULES:
-        over = document.finding((*path, MAX_RULES), f"more than the {MAX_RULES} rules that a policy may have")
+def _check_length(
+    document: Document, entries: object, path: tuple[str, ...], limit: int, what: str
+) -> None:
+    """Raises DocumentError before anything looks at more entries than there may be."""
+    if isinstance(entries, list) and len(entries) > limit:
+        over = document.finding((*path, limit), f"more than the {limit} {what} that a policy may have")
         raise DocumentError(ordered([*document.findings, over]))
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from keyvisor_policy.assignment import assigned, members
+from keyvisor_policy.cases import Case
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
@@ -24,12 +25,16 @@ NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes."""
+    """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes.
+
+    `cases` are tests of the rules; no decision looks at them.
+    """
 
     rules: tuple[Rule, ...]
     source: str
     digest: bytes = field(repr=False)
     grammar: Literal["keyvisor", "pvapconfig"] = "keyvisor"
+    cases: tuple[Case, ...] = ()
 
     def assign(
         self,
