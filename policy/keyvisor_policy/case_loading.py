@@ -49,9 +49,7 @@ def between_values(document: Document) -> Iterator[Finding]:
 
 def _expectation(document: Document, path: Path, entry: ExpectFields) -> Expectation:
     def named(key: str, names: Iterable[str]) -> tuple[Named, ...]:
-        return tuple(
-            Named(name, *document.place((*path, key, number))) for number, name in enumerate(names)
-        )
+        return tuple(Named(name, *document.place((*path, key, number))) for number, name in enumerate(names))
 
     spelt = {apqn.lower(): apqn for apqn in _keys(document.tree, (*path, "associate"))}
     associate = None
@@ -94,8 +92,8 @@ def _about_apqns(document: Document, path: Path, case: dict[str, object]) -> Ite
             named = _mapping(item).get("apqn") if key == "refuse" else item
             apqn = _apqn(named)
             if apqn and apqn not in there:
-                place = (*at, "apqn") if key == "refuse" else at
-                yield document.finding(place, f"{key}: {_not_given(apqn)}")
+                where_named: Path = (*at, "apqn") if key == "refuse" else at
+                yield document.finding(where_named, f"{key}: {_not_given(apqn)}")
 
 
 def _about_rules(

@@ -16,7 +16,15 @@ from keyvisor_policy.plan import Plan
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import shown
-from keyvisor_policy.tracing import Trace, against, against_secret, look, look_at_secret, look_at_store
+from keyvisor_policy.tracing import (
+    Trace,
+    against,
+    against_secret,
+    look,
+    look_at_secret,
+    look_at_store,
+    passed_over,
+)
 
 DECIDES = "decides"
 
@@ -75,9 +83,7 @@ def _traces(
         if rule is decided:
             yield Trace(rule, looked, DECIDES)
             continue
-        having = ", ".join(other.apqn for other in outcome.hsms)
-        instead = f"has {having} instead" if having else "could have it, but an earlier rule needs it"
-        yield Trace(rule, looked, against(rule, hsm, held) or instead)
+        yield Trace(rule, looked, against(rule, hsm, held) or passed_over(outcome, decided))
 
 
 def _place(policy: Policy, rule: Rule) -> str:

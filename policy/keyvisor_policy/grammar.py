@@ -58,7 +58,9 @@ class HsmFields(StrictModel):
     mkvp: Annotated[bytes | None, from_text(fields.mkvp), spellings.RULE_MKVP] = None
     serial: Annotated[str | None, from_text(fields.serial), spellings.RULE_SERIAL] = None
     generation: Annotated[Interval[int] | None, from_text(fields.generations), spellings.GENERATIONS] = None
-    firmware: Annotated[Interval[tuple[int, int]] | None, from_text(fields.versions), spellings.VERSIONS] = None
+    firmware: Annotated[Interval[tuple[int, int]] | None, from_text(fields.versions), spellings.VERSIONS] = (
+        None
+    )
     api: Annotated[Interval[int] | None, from_text(fields.numbers), spellings.NUMBERS] = None
     compliance: list[Annotated[Name, spellings.COMPLIANCE]] = Field(
         default_factory=list, description="All of these sets the HSM must follow."

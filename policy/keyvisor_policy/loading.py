@@ -59,9 +59,7 @@ def _examined(document: Document) -> PolicyFields:
     return policy
 
 
-def _check_length(
-    document: Document, entries: object, path: tuple[str, ...], limit: int, what: str
-) -> None:
+def _check_length(document: Document, entries: object, path: tuple[str, ...], limit: int, what: str) -> None:
     """Raises DocumentError before anything looks at more entries than there may be."""
     if isinstance(entries, list) and len(entries) > limit:
         over = document.finding((*path, limit), f"more than the {limit} {what} that a policy may have")

@@ -56,7 +56,9 @@ RULE_NAME = _named(
     "Name", "The rule's name, its own; the secret's name too unless `secret` says otherwise.", "payments"
 )
 SECRET_NAME = _named("Secret", "The secret's name. Its id is the SHA-256 of it.", "payments-signing")
-SECRET_ID = _scalar("Secret id", "The secret's id, 64 hex digits, where its name is not known.", "secret_id", "0x" + 32 * "5a")
+SECRET_ID = _scalar(
+    "Secret id", "The secret's id, 64 hex digits, where its name is not known.", "secret_id", "0x" + 32 * "5a"
+)
 COUNT = WithJsonSchema(
     {
         "title": "Count",

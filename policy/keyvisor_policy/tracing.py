@@ -19,7 +19,9 @@ from keyvisor_policy.matching import (
     other_secret,
     versions_text,
 )
+from keyvisor_policy.plan import RuleOutcome
 from keyvisor_policy.rules import Rule
+from keyvisor_policy.strict_yaml.wording import shown
 
 ANY_MASTER_KEY = "a valid master key"
 
@@ -93,6 +95,13 @@ def against(rule: Rule, hsm: Hsm, held: Collection[SecretId]) -> str:
     if rule.secret is not None and not holds(rule, held):
         found = (missing_secret(rule.secret), *found)
     return "; ".join(map(str, found))
+
+
+def passed_over(outcome: RuleOutcome, serves: Rule | None) -> str:
+    """Why a rule that could have an HSM has not: it has others enough, or the HSM `serves` another rule."""
+    if serves is None or len(outcome.hsms) == outcome.rule.count:
+        return f"has all that it wants: {', '.join(hsm.apqn for hsm in outcome.hsms)}"
+    return f"the HSM serves the rule {shown(serves.name)}"
 
 
 def against_secret(rule: Rule, hsm: Hsm, asked: SecretId) -> str:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from keyvisor_policy.cases import Case, Named, Paired
 from keyvisor_policy.errors import Finding, InventoryRefused, NotPermitted
-from keyvisor_policy.hsms import Hsm, SecretId
+from keyvisor_policy.hsms import Hsm
 from keyvisor_policy.matching import secret_text, usable
 from keyvisor_policy.plan import HsmOutcome, Plan
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import nearest, shown
-from keyvisor_policy.tracing import against
+from keyvisor_policy.tracing import against, passed_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,7 @@ class _Run:
         for named in expect.unbound:
             rule = outcomes[named.name].rule
             if rule is not None:
-                yield self._at(
-                    named, f"{named.name}: expected unbound, found {_doing(outcomes[named.name])}"
-                )
+                yield self._at(named, f"{named.name}: expected unbound, found {_doing(outcomes[named.name])}")
         for named in expect.unmet:
             outcome = next(outcome for outcome in plan.rules if outcome.rule.name == named.name)
             if outcome.met:
@@ -128,17 +126,13 @@ class _Run:
             yield from self._about_refuse(pair)
 
     def _about_associate(self, plan: Plan, pair: Paired, outcome: HsmOutcome) -> Iterator[Finding]:
-        if outcome.rule is not None and outcome.rule.secret is not None:
-            if outcome.rule.secret.id == pair.secret.id:
-                return
-            found = _doing(outcome)
-        elif outcome.rule is not None:
-            found = _doing(outcome)
-        else:
-            found = "nothing"
+        served = outcome.rule.secret if outcome.rule is not None else None
+        if served is not None and served.id == pair.secret.id:
+            return
         reason = self._why_not(plan, pair.secret, self._hsms[pair.apqn])
         yield self._at(
-            pair, f"{pair.apqn}: expected secret {secret_text(pair.secret)}, found {found}; {reason}"
+            pair,
+            f"{pair.apqn}: expected secret {secret_text(pair.secret)}, found {_doing(outcome)}; {reason}",
         )
 
     def _why_not(self, plan: Plan, secret: Secret, hsm: Hsm) -> str:
@@ -153,19 +147,21 @@ class _Run:
         if free is None:
             rule, reason = min(reasons, key=lambda pair: pair[1].count(";"))
             return f"{_place(rule)}: {reason}"
-        having = next(outcome.hsms for outcome in plan.rules if outcome.rule == free)
-        return f"{_place(free)}: has {', '.join(other.apqn for other in having) or 'no HSM'} instead"
+        outcome = next(outcome for outcome in plan.rules if outcome.rule is free)
+        serves = next(outcome.rule for outcome in plan.hsms if outcome.apqn == hsm.apqn)
+        return f"{_place(free)}: {passed_over(outcome, serves)}"
 
     def _about_bind(self, named: Named, outcome: HsmOutcome) -> Iterator[Finding]:
         if outcome.rule is None or outcome.rule.secret is not None:
-            found = "nothing" if outcome.rule is None else _doing(outcome)
             reasons = [
                 f"{_place(rule)}: {reason}"
                 for rule in self._policy.rules
                 if rule.secret is None and (reason := against(rule, self._hsms[named.name], self._held))
             ]
             why = "; ".join(reasons[:1]) or "no rule for accelerators has it"
-            yield self._at(named, f"{named.name}: expected bound as an accelerator, found {found}; {why}")
+            yield self._at(
+                named, f"{named.name}: expected bound as an accelerator, found {_doing(outcome)}; {why}"
+            )
 
     def _about_others(self, outcomes: dict[str, HsmOutcome]) -> Iterator[Finding]:
         """Nothing is associated or bound beyond what an exact expectation names."""
@@ -194,7 +190,7 @@ class _Run:
 
     def _permits(self, pair: Paired) -> Rule | None:
         try:
-            return self._policy.permit(self._hsms[pair.apqn], SecretId(pair.secret.id))
+            return self._policy.permit(self._hsms[pair.apqn], pair.secret.id)
         except NotPermitted:
             return None
 
