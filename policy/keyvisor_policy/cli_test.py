@@ -6,6 +6,7 @@ Prints what `trials` found, as lines, as JSON or as JUnit's XML; decides nothing
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,10 +95,17 @@ def _print(tested: Tested, *, coverage: bool) -> None:
     count = len(tested.trials)
     print(f"{printable(tested.source)}: {count} case{'s' * (count != 1)}, {failed or 'none'} failed")
     if coverage and tested.coverage is not None:
-        for rule in tested.coverage.never_met:
-            print(f"{_at(tested, rule)} is met by no case")
-        for rule in tested.coverage.never_kept_out:
-            print(f"{_at(tested, rule)} is unmet or refused in no case")
+        for line in _coverage(tested, tested.coverage):
+            print(line)
+
+
+def _coverage(tested: Tested, coverage: Coverage) -> Iterator[str]:
+    for rule in coverage.never_met:
+        yield f"{_at(tested, rule)} is met in no case"
+    for rule in coverage.never_kept_out:
+        yield f"{_at(tested, rule)} is unmet or refused in no case"
+    if not (coverage.never_met or coverage.never_kept_out):
+        yield f"{printable(tested.source)}: every rule is met in a case, and unmet or refused in a case"
 
 
 def _at(tested: Tested, rule: Rule) -> str:

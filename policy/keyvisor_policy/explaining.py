@@ -70,7 +70,7 @@ def explain_plan(
         doing = ", ".join(outcome.actions) or "keep"
         verdict = f"{hsm.apqn}: {doing} for {_place(policy, outcome.rule)}"
     else:
-        verdict = f"{hsm.apqn}: {', '.join(outcome.actions) or 'left unbound'}: no rule gets it"
+        verdict = f"{hsm.apqn}: {', '.join(outcome.actions) or 'left unbound'}, no rule gets it"
     traces = tuple(_traces(policy, plan, held, hsm, outcome.rule))
     return Explanation(hsm.apqn, verdict, outcome.rule, traces)
 
