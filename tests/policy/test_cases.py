@@ -176,12 +176,14 @@ def test_what_is_no_list_of_cases_is_refused_or_empty(cases: str) -> None:
         assert len(error.findings) == 1  # noqa: PT017
 
 
+SERIAL_DIFFERS = "rule `pay` in line 3: serial differs: `AAAAAAAAAAAAAAAA` wanted, `BBBBBBBBBBBBBBBB` found"
+GENERATION_DIFFERS = "rule `fast` in line 4: generation differs: `>=CEX7` wanted, `CEX6` found"
+
 # (what is expected, what it says when it does not hold, its twin that holds)
 TWINS = [
     (
         "associate: {04.0011: gold}, partly: true",
-        "8:24: 04.0011: expected secret `gold`, found nothing; "
-        + "rule `pay` in line 3: serial differs: `AAAAAAAAAAAAAAAA` wanted, `BBBBBBBBBBBBBBBB` found",
+        f"8:24: 04.0011: expected secret `gold`, found nothing; {SERIAL_DIFFERS}",
         "associate: {03.0011: gold}, partly: true",
     ),
     (
@@ -196,8 +198,7 @@ TWINS = [
     ),
     (
         "bind: [06.0011, 05.0011]",
-        "8:19: 06.0011: expected bound as an accelerator, found nothing; "
-        + "rule `fast` in line 4: generation differs: `>=CEX7` wanted, `CEX6` found",
+        f"8:19: 06.0011: expected bound as an accelerator, found nothing; {GENERATION_DIFFERS}",
         "bind: [05.0011]",
     ),
     (
@@ -253,12 +254,11 @@ associations:
 - {{name: b, hsm: {{}}}}
 cases:
 {case("associate: {03.0011: b, 04.0011: a}", more="secrets: [a, b]", hsms=f"{GOOD}, {OTHER}")}"""
+    a, b = "rule `a` in line 3", "rule `b` in line 4"
     (trial,) = run(parse(text))
     assert [finding.message for finding in trial.differences] == [
-        "03.0011: expected secret `b`, found secret `a` by rule `a` in line 3; "
-        + "rule `b` in line 4: has all that it wants: 04.0011",
-        "04.0011: expected secret `a`, found secret `b` by rule `b` in line 4; "
-        + "rule `a` in line 3: has all that it wants: 03.0011",
+        f"03.0011: expected secret `b`, found secret `a` by {a}; {b}: has all that it wants: 04.0011",
+        f"04.0011: expected secret `a`, found secret `b` by {b}; {a}: has all that it wants: 03.0011",
     ]  # fmt: skip
     (trial,) = run(parse(text.replace(f", {OTHER}", "").replace(", 04.0011: a", "")))
     assert [finding.message for finding in trial.differences] == [

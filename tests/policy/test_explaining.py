@@ -158,7 +158,6 @@ def test_a_rule_that_has_others_enough_says_which(hsm: MakeHsm) -> None:
     wants = parse("version: 1\nassociations: [{name: a, hsm: {}}]\n")
     explanation = explain_plan(wants, Inventory(there, {}), {A.id}, there[1])
     assert [trace.outcome for trace in explanation.traces] == ["has all that it wants: 03.0011"]
-    assert [
-        (one.found, one.holds)
-        for one in explain_plan(wants, Inventory(there, {}), (), there[1]).traces[0].looked
-    ][0] == ("not held", False)
+    (trace,) = explain_plan(wants, Inventory(there, {}), (), there[1]).traces
+    assert (trace.looked[0].found, trace.looked[0].holds) == ("not held", False)
+    assert trace.outcome == "secret `a` is not in the guest's store"
