@@ -17,6 +17,10 @@ from keyvisor_policy.strict_yaml.document import Path
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
 
+HINT_RULES = 100
+"""Of more rules nobody looks for the nearest name: the firmware reads guests' policies, and must not be kept busy."""
+
+
 def compiled_case(document: Document, number: int, entry: CaseFields) -> Case:
     """The case that `entry` is, number `number` of its document."""
     path: Path = ("cases", number)
@@ -33,7 +37,7 @@ def compiled_case(document: Document, number: int, entry: CaseFields) -> Case:
 def between_values(document: Document) -> Iterator[Finding]:
     """What is wrong between values of cases that may each be right."""
     tree = _mapping(document.tree)
-    rules = [name for rule in _list(tree.get("associations")) if (name := _text(_mapping(rule).get("name")))]
+    names = {name for rule in _list(tree.get("associations")) if (name := _text(_mapping(rule).get("name")))}
     lines: dict[str, int] = {}
     for number, case in enumerate(map(_mapping, _list(tree.get("cases")))):
         path: Path = ("cases", number)
@@ -44,7 +48,7 @@ def between_values(document: Document) -> Iterator[Finding]:
         elif name:
             lines[name] = document.place((*path, "name"))[0]
         yield from _about_apqns(document, path, case)
-        yield from _about_rules(document, (*path, "expect", "unmet"), case, rules)
+        yield from _about_rules(document, (*path, "expect", "unmet"), case, names)
 
 
 def _expectation(document: Document, path: Path, entry: ExpectFields) -> Expectation:
@@ -97,12 +101,12 @@ def _about_apqns(document: Document, path: Path, case: dict[str, object]) -> Ite
 
 
 def _about_rules(
-    document: Document, path: Path, case: dict[str, object], rules: list[str]
+    document: Document, path: Path, case: dict[str, object], rules: set[str]
 ) -> Iterator[Finding]:
     for number, item in enumerate(_list(_mapping(case.get("expect")).get("unmet"))):
         name = _text(item)
         if name and name not in rules:
-            meant = nearest(name, rules)
+            meant = nearest(name, sorted(rules)) if len(rules) <= HINT_RULES else None
             hint = f"; did you mean {shown(meant)}?" if meant else ""
             yield document.finding(
                 (*path, number), f"unmet: {shown(name)} is not the name of a rule of this policy{hint}"

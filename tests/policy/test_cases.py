@@ -398,3 +398,12 @@ def test_a_case_that_writes_down_the_plan_passes(policy: Policy) -> None:
     )
     (trial,) = run(dataclasses.replace(policy, cases=(dataclasses.replace(one, expect=expect),)))
     assert [f.message for f in trial.differences if not f.message.startswith("matches nothing")] == []
+
+
+def test_a_heap_of_rules_and_of_misspelt_names_is_read_quickly() -> None:
+    rules = "".join(f"- {{name: {'x' * 50}{number:05}, hsm: {{}}}}\n" for number in range(5000))
+    unmet = ", ".join(f"{'x' * 50}{number:05}y" for number in range(5000))
+    text = f"version: 1\nassociations:\n{rules}cases:\n{case(f'unmet: [{unmet}]')}"
+    with pytest.raises(DocumentError) as caught:
+        parse(text)
+    assert all("did you mean" not in finding.message for finding in caught.value.findings)
