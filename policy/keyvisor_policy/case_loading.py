@@ -16,7 +16,6 @@ from keyvisor_policy.strict_yaml import Document
 from keyvisor_policy.strict_yaml.document import Path
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
-
 HINT_RULES = 100
 """Of more rules nobody looks for the nearest name: the firmware reads guests' policies, and must not be kept busy."""
 
