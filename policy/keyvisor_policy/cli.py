@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyvisor_policy.cli_arguments import File, Files, InventoryFile, Json, Secrets, held, refuse
+from keyvisor_policy.cli_arguments import File, Files, Inventory, Json, Secrets, held, refuse
 from keyvisor_policy.cli_explain import explain
 from keyvisor_policy.cli_schema import schema
 from keyvisor_policy.cli_test import run_cases
@@ -55,7 +55,7 @@ def check(
 @app.command()
 def plan(
     file: File,
-    inventory: InventoryFile,
+    inventory: Inventory,
     secrets: Secrets = None,
     as_json: Json = False,
 ) -> None:
@@ -72,7 +72,7 @@ def plan(
     try:
         policy = load(file)
         there = parse_inventory(read_file(inventory), str(inventory))
-        made = policy.assign(there.hsms, held(policy, secrets), there.current)
+        made = policy.assign(there.hsms, held([policy], secrets), there.current)
     except DocumentError as error:
         refuse(error)
     except InventoryRefused as error:

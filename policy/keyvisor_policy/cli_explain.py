@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyvisor_policy.cli_arguments import File, InventoryFile, Json, Secrets, held, refuse, secret_of
+from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, refuse, secret_of
 from keyvisor_policy.terminal import fail, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from keyvisor_policy.explaining import Explanation
     from keyvisor_policy.hsms import Hsm
-    from keyvisor_policy.inventory import Inventory
     from keyvisor_policy.tracing import Trace
 
 
 def explain(
     file: File,
     hsm: Annotated[str, typer.Option(metavar="APQN", help="The HSM to look at, as in 03.0011.")],
-    inventory: InventoryFile,
+    inventory: Inventory,
     secret: Annotated[
         str | None,
         typer.Option(
@@ -40,21 +39,20 @@ def explain(
     from keyvisor_policy.errors import DocumentError, InventoryRefused
     from keyvisor_policy.explaining import explain_association, explain_plan
     from keyvisor_policy.inventory import parse_inventory
-    from keyvisor_policy.loading import load
     from keyvisor_policy.strict_yaml import read_file
 
     if secret is not None and secrets is not None:
         raise typer.BadParameter(
             "what the guest holds does not matter to the firmware's answer", param_hint="--secrets"
         )
+    (policy,) = loaded(file)
     try:
-        policy = load(file)
         there = parse_inventory(read_file(inventory), str(inventory))
-        looked_at = _named(there, hsm)
+        looked_at = _named(there.hsms, hsm)
         if secret is not None:
             explanation = explain_association(policy, looked_at, secret_of(secret, "--secret"))
         else:
-            explanation = explain_plan(policy, there, held(policy, secrets), looked_at)
+            explanation = explain_plan(policy, there, held([policy], secrets), looked_at)
     except DocumentError as error:
         refuse(error)
     except InventoryRefused as error:
@@ -65,7 +63,7 @@ def explain(
         _print(explanation)
 
 
-def _named(inventory: Inventory, text: str) -> Hsm:
+def _named(hsms: tuple[Hsm, ...], text: str) -> Hsm:
     from keyvisor_policy import fields
     from keyvisor_policy.strict_yaml.wording import listed
 
@@ -73,9 +71,9 @@ def _named(inventory: Inventory, text: str) -> Hsm:
         apqn = fields.apqn(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--hsm") from None
-    found = next((hsm for hsm in inventory.hsms if hsm.apqn == apqn), None)
+    found = next((hsm for hsm in hsms if hsm.apqn == apqn), None)
     if found is None:
-        there = sorted(hsm.apqn for hsm in inventory.hsms)
+        there = sorted(hsm.apqn for hsm in hsms)
         known = f"name {listed(there)}" if there else "it is empty"
         raise typer.BadParameter(f"{apqn} is not in the inventory; {known}", param_hint="--hsm")
     return found

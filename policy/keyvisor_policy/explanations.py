@@ -212,6 +212,29 @@ associations:
     hsm: {serial: 93AADFK719460084}
 """,
     ),
+    "never-empty": Explanation(
+        "No HSM that there can be is as the entry under `never` describes, so it holds whatever the rules say. Its author"
+        " meant something, and that is not asserted.",
+        """\
+version: 1
+associations:
+  - name: payments
+    hsm: {generation: ">=CEX8"}
+never:
+  - secret: payments
+    hsm: {compliance: [fips2021, "!fips2021"]}
+""",
+        "Say what was meant: leave out the field that rules out the others, or make two entries of it.",
+        """\
+version: 1
+associations:
+  - name: payments
+    hsm: {generation: ">=CEX8", compliance: [fips2021]}
+never:
+  - secret: payments
+    hsm: {compliance: ["!fips2021"]}
+""",
+    ),
     "never-can-happen": Explanation(
         "A rule permits what an entry under `never` says must not happen. The message has an HSM and a secret that show"
         " it; no such HSM needs to exist on any machine today.",

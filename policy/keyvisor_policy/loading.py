@@ -35,22 +35,25 @@ def parse(text: str | bytes, source: str = "policy.yaml") -> Policy:
     document = read_document(text, source)
     digest = hashlib.sha256(text if isinstance(text, bytes) else text.encode()).digest()
     if isinstance(document.tree, list):
-        _check_length(document, document.tree, (), MAX_RULES, "rules")
+        _check_length(document, document.tree, ())
         return Policy(pvapconfig.rules(document), source, digest, "pvapconfig")
+    return _policy(document, digest)
+
+
+def _policy(document: Document, digest: bytes) -> Policy:
     policy = _examined(document)
     rules = tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations))
     cases = tuple(
         case_loading.compiled_case(document, number, entry) for number, entry in enumerate(policy.cases)
     )
-    return Policy(rules, source, digest, cases=cases)
+    return Policy(rules, document.source, digest, cases=cases)
 
 
 def _examined(document: Document) -> PolicyFields:
     """The file's values. Raises DocumentError with everything that is wrong with them and between them."""
-    tree = document.tree if isinstance(document.tree, dict) else {}
-    entries = tree.get("associations")
-    _check_length(document, entries, ("associations",), MAX_RULES, "rules")
-    _check_length(document, tree.get("cases"), ("cases",), MAX_CASES, "cases")
+    entries = _entries(document, "associations")
+    _check_length(document, entries, ("associations",))
+    _check_length(document, _entries(document, "cases"), ("cases",), MAX_CASES, "cases")
     policy, findings = examine(document, PolicyFields)
     between = [*_between_values(document, entries), *case_loading.between_values(document)]
     findings = ordered([*findings, *between])
@@ -59,7 +62,13 @@ def _examined(document: Document) -> PolicyFields:
     return policy
 
 
-def _check_length(document: Document, entries: object, path: tuple[str, ...], limit: int, what: str) -> None:
+def _entries(document: Document, key: str) -> object:
+    return document.tree.get(key) if isinstance(document.tree, dict) else None
+
+
+def _check_length(
+    document: Document, entries: object, path: tuple[str, ...], limit: int = MAX_RULES, what: str = "rules"
+) -> None:
     """Raises DocumentError before anything looks at more entries than there may be."""
     if isinstance(entries, list) and len(entries) > limit:
         over = document.finding((*path, limit), f"more than the {limit} {what} that a policy may have")
