@@ -12,12 +12,13 @@ from pydantic import Field, PlainValidator, RootModel
 
 from keyvisor_policy import fields
 from keyvisor_policy.hsms import SecretId
+from keyvisor_policy.never import Is
 from keyvisor_policy.rules import Interval
 from keyvisor_policy.strict_yaml import StrictModel, Verbatim, from_text, read_integer, read_text
 from keyvisor_policy.strict_yaml.wording import described, expected_words
 
 VERSION = 1
-NOT_YET = ("requests", "never", "cases")
+NOT_YET = ("requests", "cases")
 """Words of the grammar that this release does not act on. Accepting them silently would promise a protection."""
 
 
@@ -46,6 +47,9 @@ def _mode(text: str) -> str:
 
 
 Name = Annotated[str, PlainValidator(_name)]
+PresentOrNot = Annotated[
+    Is[str], PlainValidator(lambda value: fields.anything_but(fields.name)(read_text(value)))
+]
 NotYet = Annotated[None, PlainValidator(lambda value: value)]
 
 
@@ -71,13 +75,36 @@ class AssociationFields(StrictModel):
     count: Annotated[int | None, PlainValidator(fields.count)] = 1
 
 
+class NeverHsmFields(StrictModel):
+    """`hsm` of `never`: a leading `!` is anything but this; what is left out is any, the mode too."""
+
+    mode: Annotated[str | None, from_text(_mode)] = None
+    mkvp: Annotated[Is[bytes] | None, from_text(fields.anything_but(fields.mkvp))] = None
+    serial: Annotated[Is[str] | None, from_text(fields.anything_but(fields.serial))] = None
+    generation: Annotated[Is[Interval[int]] | None, from_text(fields.anything_but(fields.generations))] = None
+    firmware: Annotated[
+        Is[Interval[tuple[int, int]]] | None, from_text(fields.anything_but(fields.versions))
+    ] = None
+    api: Annotated[Is[Interval[int]] | None, from_text(fields.anything_but(fields.numbers))] = None
+    compliance: list[PresentOrNot] = Field(default_factory=list)
+
+
+class NeverFields(StrictModel):
+    """One entry of `never`: what can never meet; a secret or an HSM left out is any."""
+
+    name: Name | None = None
+    secret: Name | None = None
+    secret_id: Annotated[SecretId | None, from_text(fields.secret_id)] = None
+    hsm: NeverHsmFields | None = None
+
+
 class PolicyFields(StrictModel):
     """The whole file."""
 
     version: Annotated[int, PlainValidator(_version)]
     associations: list[AssociationFields] = Field(default_factory=list)
     requests: NotYet = None
-    never: NotYet = None
+    never: list[NeverFields] = Field(default_factory=list)
     cases: NotYet = None
 
 
