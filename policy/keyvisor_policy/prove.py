@@ -10,7 +10,7 @@ Pure. Intervals and equalities keep it fast; only compliance names, which multip
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -125,9 +125,9 @@ def equal(one: Policy, other: Policy) -> tuple[Proof, Proof]:
 def newly_allowed(new: Policy, old: Policy) -> tuple[Allowed, ...]:
     """What `new` allows and `old` refuses: one example for each secret and one for accelerators, in `new`'s order."""
     examples: dict[SecretId | None, Allowed] = {}
-    for allowed, _ in _beyond(new, old):
+    for allowed, _ in _beyond(new, old, examples):
         if allowed is not None:
-            examples.setdefault(allowed.secret_id, allowed)
+            examples[allowed.secret_id] = allowed
     return tuple(examples.values())
 
 
@@ -148,11 +148,21 @@ def _never(never: Never, indexes: Mapping[SecretId | None, Index[_Numbered]]) ->
     return Proof(cells, Allowed(first.rule, common.witness()))
 
 
-def _beyond(new: Policy, old: Policy) -> Iterator[tuple[Allowed | None, int]]:
-    """Rule by rule of `new` what `old` refuses, if anything, and how many cells were looked at."""
+def _beyond(
+    new: Policy, old: Policy, done: Container[SecretId | None] = ()
+) -> Iterator[tuple[Allowed | None, int]]:
+    """Rule by rule of `new` what `old` refuses, if anything, and how many cells were looked at.
+
+    Secrets that are `done` by then are left out, and so is the second rule with the same secret and region.
+    """
     indexes = _by_secret(old.rules)
+    seen: set[tuple[SecretId | None, Box]] = set()
     for what, box in _regions(new.rules):
-        index = indexes.get(_secret_of(what.rule))
+        secret = _secret_of(what.rule)
+        if secret in done or (secret, box) in seen:
+            continue
+        seen.add((secret, box))
+        index = indexes.get(secret)
         if index is None:
             yield Allowed(what.rule, box.witness()), 1
         elif box in index:

@@ -23,14 +23,15 @@ _Keys = dict[Hashable, dict[Hashable, list[int]]]
 
 
 class Index(Generic[P]):
-    """Regions in order, each with what it stands for."""
+    """Regions in order, each with what it stands for; of the same region the first counts."""
 
     def __init__(self, entries: Iterable[tuple[Box, P]]) -> None:
-        self._entries = tuple(entries)
+        self._of: dict[Box, P] = {}
+        for box, what in entries:
+            self._of.setdefault(box, what)
+        self._entries = tuple(self._of.items())
         self._numbers: dict[str, _Keys] = {}
-        self._boxes: dict[Box, int] = {}
-        for number, (box, _) in enumerate(self._entries):
-            self._boxes.setdefault(box, number)
+        for number, box in enumerate(self._of):
             by_mkvp = self._numbers.setdefault(box.mode, {})
             for mkvp in _keys(box.mkvp):
                 for serial in _keys(box.serial):
@@ -41,7 +42,7 @@ class Index(Generic[P]):
 
     def __contains__(self, box: Box) -> bool:
         """Whether exactly this region is here."""
-        return box in self._boxes
+        return box in self._of
 
     def meeting(self, box: Box) -> Iterator[tuple[Box, P]]:
         """The entries that have something in common with `box`, in order."""

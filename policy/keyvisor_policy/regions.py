@@ -43,6 +43,8 @@ class Names(Generic[K]):
         return Names(self.named, not self.rest)
 
     def __and__(self, other: Names[K]) -> Names[K]:
+        if self is other or self == other:
+            return self
         if self.rest and other.rest:
             return Names(self.named | other.named)
         if self.rest or other.rest:
@@ -64,7 +66,7 @@ class Ranges(Generic[T]):
         return bool(self.parts)
 
     def __and__(self, other: Ranges[T]) -> Ranges[T]:
-        if self.parts == other.parts:
+        if self is other or self.parts == other.parts:
             return self
         met = (
             (max(low, other_low), _lower(high, other_high))
@@ -171,18 +173,17 @@ def of_description(hsm: Description) -> tuple[Box, ...]:
 
 def intersect(one: Box, other: Box) -> Box | None:
     """What is in both; None where nothing is."""
-    if one.mode != other.mode:
+    if one.mode != other.mode or not (mkvp := one.mkvp & other.mkvp):
         return None
-    present, absent = one.present | other.present, one.absent | other.absent
     met = Box(
         one.mode,
-        one.mkvp & other.mkvp,
+        mkvp,
         one.serial & other.serial,
         one.generation & other.generation,
         one.firmware & other.firmware,
         one.api & other.api,
-        present,
-        absent,
+        one.present | other.present,
+        one.absent | other.absent,
     )
     return None if _is_empty(met) else met
 
