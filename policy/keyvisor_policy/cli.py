@@ -13,6 +13,7 @@ import typer
 
 from keyvisor_policy.cli_arguments import File, Files, Inventory, Json, Secrets, held, refuse
 from keyvisor_policy.cli_explain import explain
+from keyvisor_policy.cli_prove import diff, prove
 from keyvisor_policy.cli_schema import schema
 from keyvisor_policy.cli_test import run_cases
 from keyvisor_policy.terminal import fail, print_json, verb
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 app = verb("Check policies and see what they would do, without a firmware.", group=True)
 app.command("test")(run_cases)
 app.command()(explain)
+app.command()(prove)
+app.command()(diff)
 app.command()(schema)
 
 

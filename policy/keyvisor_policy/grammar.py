@@ -14,12 +14,13 @@ from pydantic.json_schema import SkipJsonSchema
 from keyvisor_policy import fields, spellings
 from keyvisor_policy.case_grammar import CaseFields
 from keyvisor_policy.hsms import SecretId
+from keyvisor_policy.never import Is
 from keyvisor_policy.rules import Interval
 from keyvisor_policy.strict_yaml import StrictModel, Verbatim, from_text, read_integer, read_text
 from keyvisor_policy.strict_yaml.wording import described, expected_words
 
 VERSION = 1
-NOT_YET = ("requests", "never")
+NOT_YET = ("requests",)
 """Words of the grammar that this release does not act on. Accepting them silently would promise a protection."""
 
 
@@ -48,6 +49,11 @@ def _mode(text: str) -> str:
 
 
 Name = Annotated[str, PlainValidator(_name)]
+PresentOrNot = Annotated[
+    Is[str],
+    PlainValidator(lambda value: fields.anything_but(fields.name)(read_text(value))),
+    spellings.NEVER_COMPLIANCE,
+]
 NotYet = SkipJsonSchema[Annotated[None, PlainValidator(lambda value: value)]]
 
 
@@ -77,6 +83,43 @@ class AssociationFields(StrictModel):
     count: Annotated[int | None, PlainValidator(fields.count), spellings.COUNT] = 1
 
 
+class NeverHsmFields(StrictModel):
+    """Which HSMs are meant: a leading `!` is anything but this; what is left out is any, the mode too."""
+
+    mode: Annotated[str | None, from_text(_mode), spellings.NEVER_MODE] = None
+    mkvp: Annotated[Is[bytes] | None, from_text(fields.anything_but(fields.mkvp)), spellings.NEVER_MKVP] = (
+        None
+    )
+    serial: Annotated[
+        Is[str] | None, from_text(fields.anything_but(fields.serial)), spellings.NEVER_SERIAL
+    ] = None
+    generation: Annotated[
+        Is[Interval[int]] | None,
+        from_text(fields.anything_but(fields.generations)),
+        spellings.NEVER_GENERATIONS,
+    ] = None
+    firmware: Annotated[
+        Is[Interval[tuple[int, int]]] | None,
+        from_text(fields.anything_but(fields.versions)),
+        spellings.NEVER_VERSIONS,
+    ] = None
+    api: Annotated[
+        Is[Interval[int]] | None, from_text(fields.anything_but(fields.numbers)), spellings.NEVER_NUMBERS
+    ] = None
+    compliance: list[PresentOrNot] = Field(
+        default_factory=list, description="Sets that are followed, or with `!` are not; all of it."
+    )
+
+
+class NeverFields(StrictModel):
+    """One entry of `never`: what can never meet; a secret or an HSM left out is any."""
+
+    name: Annotated[Name | None, PlainValidator(_name), spellings.NEVER_NAME] = None
+    secret: Annotated[Name | None, PlainValidator(_name), spellings.SECRET_NAME] = None
+    secret_id: Annotated[SecretId | None, from_text(fields.secret_id), spellings.SECRET_ID] = None
+    hsm: NeverHsmFields | None = None
+
+
 class PolicyFields(StrictModel):
     """A policy: which secret meets which HSM, and what must come of it."""
 
@@ -85,7 +128,9 @@ class PolicyFields(StrictModel):
         default_factory=list, description="Rules; their order is their priority."
     )
     requests: NotYet = None
-    never: NotYet = None
+    never: list[NeverFields] = Field(
+        default_factory=list, description="What must never be; `policy prove` decides whether it can."
+    )
     cases: list[CaseFields] = Field(default_factory=list, description="Tests that `policy test` runs.")
 
 

@@ -16,6 +16,7 @@ from keyvisor_policy.cases import Case
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
+from keyvisor_policy.never import Never
 from keyvisor_policy.plan import Action, HsmOutcome, Plan, RuleOutcome, Seen
 from keyvisor_policy.rules import Rule
 from keyvisor_policy.strict_yaml.wording import shown
@@ -27,13 +28,15 @@ NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
 class Policy:
     """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes.
 
-    `cases` are tests of the rules; no decision looks at them.
+    `never` is what the author says can never be; it allows and refuses nothing, `prove` decides it. `cases` are tests
+    of the rules; no decision looks at them.
     """
 
     rules: tuple[Rule, ...]
     source: str
     digest: bytes = field(repr=False)
     grammar: Literal["keyvisor", "pvapconfig"] = "keyvisor"
+    never: tuple[Never, ...] = ()
     cases: tuple[Case, ...] = ()
 
     def assign(

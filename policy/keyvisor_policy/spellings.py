@@ -51,6 +51,15 @@ def _named(title: str, description: str, *examples: str) -> WithJsonSchema:
     return _text(title, description, pattern=PATTERNS["name"], maxLength=4096, examples=list(examples))
 
 
+def _but(one: WithJsonSchema) -> WithJsonSchema:
+    """The same, or with a leading `!` anything but it."""
+    schema: dict[str, Any] = {**(one.json_schema or {})}
+    schema["description"] += " Behind `!`: anything but this."
+    schema["pattern"] = schema["pattern"].replace("^", "^(! *)?", 1)
+    schema["examples"] = [*schema["examples"], f"!{schema['examples'][0]}"]
+    return WithJsonSchema(schema)
+
+
 VERSION = WithJsonSchema({"title": "Version", "description": "The only version there is.", "const": 1})
 RULE_NAME = _named(
     "Name", "The rule's name, its own; the secret's name too unless `secret` says otherwise.", "payments"
@@ -110,6 +119,14 @@ SECRET = WithJsonSchema(
         "examples": ["payments-signing", "0x" + 32 * "5a"],
     }
 )
+NEVER_NAME = _named("Name", "What messages call the assertion.", "payments stay under their master key")
+NEVER_MODE = _text("Mode", "Only HSMs of this mode are meant; of both if left out.", enum=["ep11", "accel"])
+NEVER_MKVP = _but(RULE_MKVP)
+NEVER_SERIAL = _but(RULE_SERIAL)
+NEVER_GENERATIONS = _but(GENERATIONS)
+NEVER_VERSIONS = _but(VERSIONS)
+NEVER_NUMBERS = _but(NUMBERS)
+NEVER_COMPLIANCE = _but(COMPLIANCE)
 CASE_NAME = _named(
     "Name", "What the case shows, in a sentence of its own.", "the frankfurt card takes payments"
 )
