@@ -72,7 +72,9 @@ class ExpectFields(StrictModel):
     bind: list[Apqn] | None = Field(
         default=None, description="Which HSMs are bound as accelerators; no other one is."
     )
-    unmet: list[RuleName] = Field(default_factory=list, description="Rules that do not get what they want.")
+    unmet: list[RuleName] | None = Field(
+        default=None, description="Rules that do not get what they want; every other one does."
+    )
     unbound: list[Apqn] = Field(default_factory=list, description="HSMs that no rule gets.")
     refuse: list[RefusedFields] = Field(
         default_factory=list, description="Associations that the firmware must refuse, whatever is planned."

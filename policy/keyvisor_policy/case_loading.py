@@ -64,7 +64,7 @@ def _expectation(document: Document, path: Path, entry: ExpectFields) -> Expecta
     return Expectation(
         associate,
         None if entry.bind is None else named("bind", entry.bind),
-        named("unmet", entry.unmet),
+        None if entry.unmet is None else named("unmet", entry.unmet),
         named("unbound", entry.unbound),
         tuple(
             Paired(pair.apqn, pair.secret, *document.place((*path, "refuse", number)))

@@ -35,15 +35,15 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must hold, all of it. `associate` and `bind` are None where the case says nothing about them.
+    """What must hold, all of it. `associate`, `bind` and `unmet` are None where the case says nothing about them.
 
-    Both are exact unless `partly`: what they do not name is not associated, or not bound as an accelerator. The
-    others hold for what they name.
+    These are exact unless `partly`: what they do not name is not associated, not bound as an accelerator, or met.
+    The others hold for what they name.
     """
 
     associate: tuple[Paired, ...] | None = None
     bind: tuple[Named, ...] | None = None
-    unmet: tuple[Named, ...] = ()
+    unmet: tuple[Named, ...] | None = None
     unbound: tuple[Named, ...] = ()
     refuse: tuple[Paired, ...] = ()
     partly: bool = False
@@ -53,8 +53,9 @@ class Expectation:
     @property
     def empty(self) -> bool:
         """Whether nothing whatever could go against it."""
-        exact = not self.partly and (self.associate is not None or self.bind is not None)
-        return not (exact or self.associate or self.bind or self.unmet or self.unbound or self.refuse)
+        said = (self.associate, self.bind, self.unmet)
+        exact = not self.partly and any(one is not None for one in said)
+        return not (exact or any(said) or self.unbound or self.refuse)
 
 
 @dataclass(frozen=True, slots=True)

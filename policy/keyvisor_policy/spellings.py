@@ -150,7 +150,7 @@ NOW = WithJsonSchema(
 PARTLY = WithJsonSchema(
     {
         "title": "Partly",
-        "description": "`associate` and `bind` are not exact: other HSMs may be associated or bound too.",
+        "description": "`associate`, `bind` and `unmet` are not exact: there may be others.",
         "type": "boolean",
     }
 )

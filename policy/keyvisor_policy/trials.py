@@ -111,11 +111,12 @@ class _Run:
             yield from self._about_bind(named, outcomes[named.name])
         if not expect.partly:
             yield from self._about_others(outcomes)
+            yield from self._about_other_rules(plan)
         for named in expect.unbound:
             rule = outcomes[named.name].rule
             if rule is not None:
                 yield self._at(named, f"{named.name}: expected unbound, found {_doing(outcomes[named.name])}")
-        for named in expect.unmet:
+        for named in expect.unmet or ():
             outcome = next(outcome for outcome in plan.rules if outcome.rule.name == named.name)
             if outcome.met:
                 having = ", ".join(hsm.apqn for hsm in outcome.hsms)
@@ -175,6 +176,15 @@ class _Run:
             if exact is not None:
                 kind = "bound as an accelerator" if outcome.rule.secret is None else "associated"
                 message = f"{apqn}: expected not to be {kind}, found {_doing(outcome)}"
+                yield Finding(self._policy.source, expect.line, expect.column, message)
+
+    def _about_other_rules(self, plan: Plan) -> Iterator[Finding]:
+        """Every rule is met but those that an exact expectation names."""
+        expect = self._case.expect
+        named = {named.name for named in expect.unmet or ()}
+        for outcome in plan.unmet if expect.unmet is not None else ():
+            if outcome.rule.name not in named:
+                message = f"expected met, but {outcome.summary}"
                 yield Finding(self._policy.source, expect.line, expect.column, message)
 
     def _about_refuse(self, pair: Paired) -> Iterator[Finding]:

@@ -206,7 +206,7 @@ TWINS = [
         "8:3: 05.0011: expected not to be bound as an accelerator, found bound by rule `fast` in line 4",
         "bind: [05.0011]",
     ),
-    ("unmet: [pay]", "8:20: rule `pay`: expected unmet, found met with 03.0011", None),
+    ("unmet: [pay]", "8:20: rule `pay`: expected unmet, found met with 03.0011", "unmet: []"),
     (
         "unbound: [06.0011, 05.0011]",
         "8:31: 05.0011: expected unbound, found bound by rule `fast` in line 4",
@@ -240,7 +240,11 @@ def test_each_expectation_fails_in_words_at_its_place_and_its_twin_holds(
 
 
 def test_a_rule_is_expected_unmet_where_it_is() -> None:
-    assert differences("unmet: [pay], associate: {}", more="secrets: []") == []
+    for expect in ("unmet: [pay], associate: {}", "unmet: [], partly: true, bind: [05.0011]"):
+        assert differences(expect, more="secrets: []") == []
+    assert differences("unmet: []", more="secrets: []") == [
+        "8:3: expected met, but rule `pay` wants 1 HSM and has 0: secret `gold` is not in the guest's store"
+    ]
     assert differences("associate: {03.0011: gold}", more="secrets: []") == [
         "8:24: 03.0011: expected secret `gold`, found nothing; rule `pay` in line 3: secret `gold` is not in the guest's store"
     ]  # fmt: skip
@@ -342,7 +346,7 @@ def policies_with_a_case(draw: st.DrawFn) -> Policy:
             Expectation,
             associate=st.none() | paired,
             bind=st.none() | named,
-            unmet=st.lists(st.builds(Named, st.sampled_from(names)), max_size=1).map(tuple),
+            unmet=st.none() | st.lists(st.builds(Named, st.sampled_from(names)), max_size=1).map(tuple),
             unbound=named,
             refuse=paired,
             partly=st.booleans(),
@@ -366,7 +370,8 @@ def test_a_case_passes_exactly_where_plan_and_permissions_are_as_it_says(policy:
         # What is named under the other word is that word's affair: it differs there already.
         holds &= expect.associate is None or set(is_associated) <= set(said) | bound
         holds &= expect.bind is None or is_bound <= bound | set(said)
-    holds &= all(named.name in {o.rule.name for o in plan.unmet} for named in expect.unmet)
+    unmet, said_unmet = {o.rule.name for o in plan.unmet}, {named.name for named in expect.unmet or ()}
+    holds &= said_unmet <= unmet if expect.partly or expect.unmet is None else said_unmet == unmet
     holds &= all(named.name not in is_associated.keys() | is_bound for named in expect.unbound)
     by_apqn = {hsm.apqn: hsm for hsm in one.hsms}
     for pair in expect.refuse:

@@ -31,7 +31,7 @@ FAILING = """\
     given: {hsms: [{apqn: 04.0011, mode: accel, generation: CEX7}]}
     expect:
       unbound: [04.0011]
-      unmet: [tls]
+      unmet: [payments, tls]
 """
 BROKEN = """\
 broken.yaml:1:1: the key `version` is missing
@@ -77,7 +77,7 @@ good.yaml: 1 case, none failed
 pass  it works
 FAIL  <it> "does" & not
       bad.yaml:14:17: 04.0011: expected unbound, found bound by rule `tls` in line 5
-      bad.yaml:15:15: rule `tls`: expected unmet, found met with 04.0011
+      bad.yaml:15:25: rule `tls`: expected unmet, found met with 04.0011
 bad.yaml: 2 cases, 1 failed
 """
     )
@@ -135,7 +135,7 @@ def test_cases_as_json() -> None:
                     },
                     {
                         "line": 15,
-                        "column": 15,
+                        "column": 25,
                         "message": "rule `tls`: expected unmet, found met with 04.0011",
                     },
                 ],
@@ -162,7 +162,7 @@ def test_cases_as_junit() -> None:
     <testcase name="&lt;it&gt; &quot;does&quot; &amp; not" classname="bad.yaml" file="bad.yaml" line="11">
       <failure message="04.0011: expected unbound, found bound by rule `tls` in line 5" type="failure">"""
         """bad.yaml:14:17: 04.0011: expected unbound, found bound by rule `tls` in line 5
-bad.yaml:15:15: rule `tls`: expected unmet, found met with 04.0011</failure>
+bad.yaml:15:25: rule `tls`: expected unmet, found met with 04.0011</failure>
     </testcase>
   </testsuite>
   <testsuite name="broken.yaml" tests="1" failures="0" errors="1">
