@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keyvisor_policy.cases import Case, Expectation
     from keyvisor_policy.errors import DocumentError, Finding, InventoryRefused, NotPermitted, PolicyError
     from keyvisor_policy.hsms import Holding, Hsm, Mode, SecretId, holding, secret_id
     from keyvisor_policy.inventory import Inventory, parse_inventory
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from keyvisor_policy.rules import Interval, Pattern, Rule, Secret
 
 __all__ = [
+    "Case",
     "DocumentError",
+    "Expectation",
     "Finding",
     "Holding",
     "Hsm",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "cases": ("Case", "Expectation"),
     "errors": ("DocumentError", "Finding", "InventoryRefused", "NotPermitted", "PolicyError"),
     "hsms": ("Holding", "Hsm", "Mode", "SecretId", "holding", "secret_id"),
     "inventory": ("Inventory", "parse_inventory"),
