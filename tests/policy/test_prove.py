@@ -8,11 +8,11 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.policy.small_domain import EVERY, SECRETS, inventories, policies
 
 from keyvisor_policy import Hsm, InventoryRefused, NotPermitted, Policy, SecretId, parse
 from keyvisor_policy.matching import usable
 from keyvisor_policy.prove import Allowed, equal, implies, nevers, newly_allowed, shadowed
-from tests.policy.small_domain import EVERY, SECRETS, inventories, policies
 
 IDS = [secret.id for secret in SECRETS]
 

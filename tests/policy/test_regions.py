@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.policy.small_domain import EVERY, ONE, SERIAL, TWO, descriptions, patterns
 
 from keyvisor_policy import Hsm, Interval, Pattern
 from keyvisor_policy.matching import usable
 from keyvisor_policy.never import Description, Is
 from keyvisor_policy.region_index import Index
 from keyvisor_policy.regions import Box, intersect, left_of, minus, of_description, of_pattern
-from tests.policy.small_domain import EVERY, ONE, SERIAL, TWO, descriptions, patterns
 
 boxes = st.one_of(
     patterns.map(of_pattern), descriptions.map(lambda hsm: next(iter(of_description(hsm)), None))
