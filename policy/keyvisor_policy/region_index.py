@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from keyvisor_policy.regions import Box, Names, intersect
+from keyvisor_policy.regions import Box, intersect
+from keyvisor_policy.value_sets import K, Names
 
 P = TypeVar("P")
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _OPEN = object()
