@@ -115,6 +115,14 @@ def test_each_finding_and_the_twin_without_it(
     assert remarks(twin) == []
 
 
+def test_of_several_rules_that_cover_another_the_first_is_named() -> None:
+    narrow = f"name: z, hsm: {{{S}, api: '>=4'}}"
+    wide, by_serial = "name: w, hsm: {}", f"name: x, hsm: {{{S}}}"
+    said = "rule `z` can have no HSM that rule `{}` does not want first; put the narrower rule first"
+    assert remarks([by_serial, wide, narrow]) == [("shadowed", said.format("x"))]
+    assert remarks([wide, by_serial, narrow])[-1] == ("shadowed", said.format("w"))
+
+
 def test_every_code_has_a_case() -> None:
     assert {code for code, *_ in [*CASES, *NEVERS]} | {"invalid"} == set(CODES)
 
