@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keyvisor_policy.errors import Finding
-from keyvisor_policy.hsms import Hsm, generation_name, version_name
+from keyvisor_policy.hsms import Hsm, SecretId, generation_name, version_name
 from keyvisor_policy.matching import secret_text
 from keyvisor_policy.never import Never
 from keyvisor_policy.policy import Policy
@@ -56,11 +56,12 @@ def never_claim(policy: Policy, never: Never, proof: Proof) -> Claim:
     """That a `never` cannot happen."""
     example = proof.counterexample
     named = "" if never.name is None else f" {shown(never.name)}"
-    words = (
-        f"`never`{named} cannot happen"
-        if example is None
-        else f"`never`{named} can happen: {allows(example)}"
-    )
+    if example is not None:
+        words = f"`never`{named} can happen: {allows(example)}"
+    elif proof.cells:
+        words = f"`never`{named} cannot happen"
+    else:
+        words = f"`never`{named} cannot happen, but only because {_emptiness(policy, never)}"
     return _claim("never", policy, never, proof, words)
 
 
@@ -164,12 +165,17 @@ def _finding(policy: Policy, place: Never | Rule | None, proved: bool, cells: in
     )
 
 
-def _emptiness(never: Never) -> str:
+def _emptiness(policy: Policy, never: Never) -> str:
     """Why no cell was there to be looked at."""
     if not of_description(never.hsm):
         return "it describes no HSM there can be"
-    secret = "" if never.secret is None else f" has secret {secret_text(never.secret)}"
-    return f"no rule{secret or ' is there'}"
+    if never.secret is not None and all(never.secret.id != _id(rule) for rule in policy.rules):
+        return f"no rule has secret {secret_text(never.secret)}"
+    return "no rule is for an HSM of its mode"
+
+
+def _id(rule: Rule) -> SecretId | None:
+    return None if rule.secret is None else rule.secret.id
 
 
 def _file(policy: Policy) -> str:

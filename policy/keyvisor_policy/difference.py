@@ -64,8 +64,9 @@ def difference(
     current: Mapping[str, Holding] = NOTHING_HELD,
 ) -> Difference:
     """What changes from `old` to `new` for these HSMs, and over all there can be. Raises as `Policy.assign` does."""
-    there = {hsm.apqn: hsm for hsm in hsms}
-    before, after = (policy.assign(there.values(), secrets, current) for policy in (old, new))
+    listed = tuple(hsms)
+    before, after = (policy.assign(listed, secrets, current) for policy in (old, new))
+    there = {hsm.apqn: hsm for hsm in listed}
     why = _Why(before, after, secrets)
     changes = (
         HsmChange(was, becomes, tuple(why.reasons(there[was.apqn], was.rule, becomes.rule)))

@@ -77,11 +77,20 @@ def _alone(rules: tuple[Rule, ...]) -> Iterator[Said]:
 
 def _pairs(rules: tuple[Rule, ...]) -> Iterator[Said]:
     """Each rule against the first of the rules before it that covers all its HSMs."""
+    before: dict[tuple[object, ...], list[tuple[int, Rule]]] = {}
     for number, later in enumerate(rules):
-        earlier = next((rule for rule in rules[:number] if covers(rule.hsm, later.hsm)), None)
+        hsm = later.hsm
+        near = [
+            before.get((hsm.mode, mkvp, serial), [])
+            for mkvp in {None, hsm.mkvp}
+            for serial in {None, hsm.serial}
+        ]
+        covering = (next((one for one in group if covers(one[1].hsm, hsm)), None) for group in near)
+        _, earlier = min((one for one in covering if one), default=(0, None), key=lambda one: one[0])
         if earlier is not None:
             code, message = _covered(earlier, later)
             yield later, code, f"{_named(later)} {message}"
+        before.setdefault((hsm.mode, hsm.mkvp, hsm.serial), []).append((number, later))
 
 
 def _covered(earlier: Rule, later: Rule) -> tuple[str, str]:

@@ -141,7 +141,7 @@ def _never(never: Never, indexes: Mapping[SecretId | None, Index[_Numbered]]) ->
         for box, what in islice(index.meeting(region), 1)
         if (common := intersect(region, box)) is not None
     ]
-    cells = len(regions) * sum(map(len, asked))
+    cells = sum(index.count(region.mode) for region in regions for index in asked)
     if not meetings:
         return Proof(cells)
     first, common = min(meetings, key=lambda meeting: meeting[0].number)

@@ -7,13 +7,14 @@ Knows boxes, and not what they stand for.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from keyvisor_policy.regions import Box, Names, intersect
+from keyvisor_policy.regions import Box, intersect
+from keyvisor_policy.value_sets import K, Names
 
 P = TypeVar("P")
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _OPEN = object()
@@ -31,14 +32,16 @@ class Index(Generic[P]):
             self._of.setdefault(box, what)
         self._entries = tuple(self._of.items())
         self._numbers: dict[str, _Keys] = {}
+        self._counts: Counter[str] = Counter(box.mode for box in self._of)
         for number, box in enumerate(self._of):
             by_mkvp = self._numbers.setdefault(box.mode, {})
             for mkvp in _keys(box.mkvp):
                 for serial in _keys(box.serial):
                     by_mkvp.setdefault(mkvp, {}).setdefault(serial, []).append(number)
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def count(self, mode: str) -> int:
+        """How many different regions of this mode there are."""
+        return self._counts[mode]
 
     def __contains__(self, box: Box) -> bool:
         """Whether exactly this region is here."""

@@ -11,75 +11,18 @@ Knows the fields; knows neither secrets nor files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal
 
 from keyvisor_policy.hsms import MKVP_LENGTH, NEWEST_GENERATION, OLDEST_GENERATION, Hsm
 from keyvisor_policy.never import Description, Is
 from keyvisor_policy.rules import Interval, Pattern, T
-
-K = TypeVar("K", bound=Hashable)
+from keyvisor_policy.value_sets import K, Names, Ranges
 
 ANY_APQN = "00.0000"
 """No rule looks at an APQN, so that a concrete HSM has the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names(Generic[K]):
-    """A finite set, `named`, or with `rest` everything else."""
-
-    named: frozenset[K] = frozenset()
-    rest: bool = True
-
-    def __contains__(self, value: K) -> bool:
-        return (value in self.named) != self.rest
-
-    def __bool__(self) -> bool:
-        return self.rest or bool(self.named)
-
-    def __invert__(self) -> Names[K]:
-        return Names(self.named, not self.rest)
-
-    def __and__(self, other: Names[K]) -> Names[K]:
-        if self is other or self == other:
-            return self
-        if self.rest and other.rest:
-            return Names(self.named | other.named)
-        if self.rest or other.rest:
-            finite, cofinite = (other, self) if self.rest else (self, other)
-            return Names(finite.named - cofinite.named, rest=False)
-        return Names(self.named & other.named, rest=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges(Generic[T]):
-    """Disjoint, ascending ranges: from the first end on, up to the second and without it; None is no end."""
-
-    parts: tuple[tuple[T, T | None], ...]
-
-    def __contains__(self, value: T) -> bool:
-        return any(low <= value and (high is None or value < high) for low, high in self.parts)
-
-    def __bool__(self) -> bool:
-        return bool(self.parts)
-
-    def __and__(self, other: Ranges[T]) -> Ranges[T]:
-        if self is other or self.parts == other.parts:
-            return self
-        met = (
-            (max(low, other_low), _lower(high, other_high))
-            for low, high in self.parts
-            for other_low, other_high in other.parts
-        )
-        return Ranges(tuple((low, high) for low, high in met if high is None or low < high))
-
-    def __sub__(self, other: Ranges[T]) -> Ranges[T]:
-        left = self.parts
-        for low, high in other.parts:
-            left = tuple(piece for part in left for piece in _without(part, low, high))
-        return Ranges(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,22 +283,6 @@ def _whole(interval: Interval[int], every: Ranges[int]) -> Ranges[int]:
 def _versions(interval: Interval[tuple[int, int]]) -> Ranges[tuple[int, int]]:
     low, high = interval.lowest, interval.highest
     return Ranges(((low or (0, 0), None if high is None else (high[0], high[1] + 1)),))
-
-
-def _lower(one: T | None, other: T | None) -> T | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
-
-
-def _without(part: tuple[T, T | None], low: T, high: T | None) -> Iterator[tuple[T, T | None]]:
-    """A range without another: what is below that one, and what is above."""
-    first, last = part
-    below = _lower(last, low)
-    if below is not None and first < below:
-        yield first, below
-    if high is not None and (last is None or high < last):
-        yield max(first, high), last
 
 
 def _narrowness(box: Box) -> int:

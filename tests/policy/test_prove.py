@@ -210,6 +210,13 @@ def test_all_counts_rules_may_leave_an_hsm_to_a_shadowed_rule_but_never_the_only
     assert [len(one.hsms) for one in two.assign([hsm, second], IDS).rules] == [1, 1]
 
 
+def test_the_counterexample_is_of_the_first_rule_whatever_its_secret() -> None:
+    both = policy("name: x, secret: b, hsm: {}", "name: z, secret: a, hsm: {}", never="hsm: {api: '>=4'}")
+    (proof,) = nevers(both)
+    assert proof.counterexample is not None
+    assert proof.counterexample.rule.name == "x"
+
+
 def test_an_empty_policy_allows_nothing() -> None:
     empty, full = policy(), policy("name: x, hsm: {}")
     assert implies(empty, full).proved

@@ -58,6 +58,20 @@ def test_minus_leaves_disjoint_boxes_of_what_is_in_one_only(one: Box, other: Box
     assert all(piece.witness() in one and piece.witness() not in other for piece in pieces)
 
 
+def test_one_piece_for_each_field_in_which_the_other_is_narrower() -> None:
+    narrow = Pattern(
+        "ep11", ONE, SERIAL, Interval(6, 6), Interval((1, 0), (1, 0)), Interval(1, 1), frozenset("xy")
+    )
+    one, other = of_pattern(Pattern("ep11")), of_pattern(narrow)
+    assert one is not None
+    assert other is not None
+    pieces = minus(one, other)
+    assert len(pieces) == 7
+    assert members(*pieces) == members(one) - members(other)
+    assert all(intersect(*pair) is None for pair in itertools.combinations(pieces, 2))
+    assert minus(other, one) == ()
+
+
 @given(boxes, st.lists(boxes, max_size=6))
 def test_what_is_left_behind_many_is_something_exactly_where_something_is(
     box: Box, others: list[Box]
