@@ -212,7 +212,7 @@ TABLE: list[tuple[str, str, list[str | None], list[str | None]]] = [
             "'  '",
             "93AADFK719460083",
             "93aadhzu42082261",
-            "'*AADFK71946008\\'",
+            "'*AADFK719460083\\'",
             "0123456701234567",
             "' 93AADFK719460083 '",
             "2026-11-24T18:40",
@@ -229,7 +229,7 @@ TABLE: list[tuple[str, str, list[str | None], list[str | None]]] = [
         "ep11",
         "mingen",
         [None, "''", "CEX8", "cex8", "cEX8", "' CEX8 '"],
-        [*"78", "CEX7", "CEX9", "CEX08", ">=CEX8"],
+        [*"78", "CEX7", "CEX9", "CEX08", "'>=CEX8'"],
     ),
     (
         "accel",
@@ -267,8 +267,12 @@ def with_value(mode: str, key: str, value: str | None) -> str:
 def test_what_the_format_takes(mode: str, key: str, value: str | None) -> None:
     (rule,) = rules(with_value(mode, key, value))
     assert rule.hsm.mode == mode
-    assert rule.hsm.mkvp in ((KEY, b"\x11" * 16) if mode == "ep11" else (None,))
-    assert (rule.secret is None) == (rule.hsm.serial is None and mode == "accel")
+    if mode == "accel":
+        assert (rule.hsm.mkvp, rule.hsm.serial, rule.secret) == (None, None, None)
+    else:
+        assert rule.hsm.mkvp in (KEY, b"\x11" * 16)
+        assert rule.secret is not None
+        assert rule.secret.id == secret_id(rule.secret.name or "")
 
 
 @pytest.mark.parametrize(("mode", "key", "value"), [(m, k, v) for m, k, _, wrong in TABLE for v in wrong])
