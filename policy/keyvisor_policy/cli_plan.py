@@ -1,0 +1,189 @@
+"""`keyvisor policy plan`: what a policy would do with HSMs from a file; also as pvapconfig itself would do it.
+
+Also what every verb has that plans: its options, the secrets they name, and how a file that is wrong ends it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from keyvisor_policy.terminal import fail
+
+if TYPE_CHECKING:
+    from keyvisor_policy.errors import DocumentError
+    from keyvisor_policy.hsms import SecretId
+    from keyvisor_policy.inventory import Inventory
+    from keyvisor_policy.plan import Plan
+    from keyvisor_policy.policy import Policy
+
+COMPAT = ("pvapconfig-2.43",)
+
+INVENTORY_HELP = "The HSMs, YAML or JSON; also what `keyvisor guest hsms --json` prints."
+SECRETS_HELP = "The secrets that the guest holds: names or ids, with commas or given again. All if left out."
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Secrets = Annotated[list[str] | None, typer.Option(help=SECRETS_HELP)]
+
+
+def plan(
+    inventory: Annotated[Path, typer.Option(exists=True, dir_okay=False, help=INVENTORY_HELP)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", exists=True, dir_okay=False, help="A policy file.", show_default=False
+        ),
+    ] = None,
+    secrets: Secrets = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Apply what can be met; without it: all or nothing.")
+    ] = False,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict/--no-strict",
+            help="With --partial or --compat: whether an unmet rule ends with 1. Without --compat it does.",
+            show_default=False,
+        ),
+    ] = None,
+    unbind: Annotated[
+        bool, typer.Option("--unbind", help="Take no policy: plan to unbind every HSM that is bound.")
+    ] = False,
+    compat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROGRAM",
+            help="Show what pvapconfig itself would do with its list, step by step: pvapconfig-2.43.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which HSM each rule would get, what would be done, and why a rule gets none.
+
+    Exit code 0: every rule is met. 1: one is not, or a file is wrong. 2: wrong command line. With --compat: that program's own.
+    """
+    _agree(file, compat, partial=partial, strict=strict, unbind=unbind)
+    there = read_inventory(inventory)
+    if file is None:
+        _unbinding(there, as_json=as_json)
+        return
+    policy = read_policy(file)
+    held = secret_ids(policy, secrets)
+    if compat is not None:
+        _compat(file, inventory, policy, there, held, strict=bool(strict), as_json=as_json)
+        return
+    made = _assigned(inventory, policy, there, held)
+    _show(made, partial=partial, as_json=as_json)
+    if not made.met and (strict is not False or not partial):
+        raise typer.Exit(1)
+
+
+def read_policy(file: Path) -> Policy:
+    """The policy in a file; what is wrong with it ends the verb with 1."""
+    from keyvisor_policy.errors import DocumentError
+    from keyvisor_policy.loading import load
+
+    try:
+        return load(file)
+    except DocumentError as error:
+        refuse(error)
+
+
+def read_inventory(file: Path) -> Inventory:
+    """The HSMs in a file; what is wrong with it ends the verb with 1."""
+    from keyvisor_policy.errors import DocumentError
+    from keyvisor_policy.inventory import parse_inventory
+    from keyvisor_policy.strict_yaml import read_file
+
+    try:
+        return parse_inventory(read_file(file), str(file))
+    except DocumentError as error:
+        refuse(error)
+
+
+def refuse(error: DocumentError) -> NoReturn:
+    """Say everything that is wrong with a file, and end with 1."""
+    for finding in error.findings:
+        print(f"error: {finding}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def secret_ids(policy: Policy, secrets: list[str] | None) -> set[SecretId]:
+    """The ids of the secrets given; of every secret that the policy names where none are."""
+    if secrets is None:
+        return {rule.secret.id for rule in policy.rules if rule.secret is not None}
+    return {_id_of(part.strip()) for text in secrets for part in text.split(",") if part.strip()}
+
+
+def _id_of(text: str) -> SecretId:
+    from keyvisor_policy import fields
+    from keyvisor_policy.hsms import secret_id
+
+    try:
+        return fields.secret_id(text) if text.startswith("0x") else secret_id(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--secrets") from None
+
+
+def _agree(
+    file: Path | None, compat: str | None, *, partial: bool, strict: bool | None, unbind: bool
+) -> None:
+    """Which options go together; the rest is a wrong command line."""
+    if compat is not None and compat not in COMPAT:
+        raise typer.BadParameter(f"expected {COMPAT[0]}", param_hint="--compat")
+    if unbind and (file is not None or compat is not None or partial or strict is not None):
+        raise typer.BadParameter("goes with no policy and no other way to plan", param_hint="--unbind")
+    if file is None and not unbind:
+        raise typer.BadParameter("a policy is needed, or --unbind", param_hint="FILE")
+    if compat is not None and partial:
+        raise typer.BadParameter(f"{compat} knows no other way", param_hint="--partial")
+
+
+def _assigned(inventory: Path, policy: Policy, there: Inventory, held: set[SecretId]) -> Plan:
+    from keyvisor_policy.errors import InventoryRefused
+
+    try:
+        return policy.assign(there.hsms, held, there.current)
+    except InventoryRefused as error:
+        fail(f"{inventory}: {error}")
+
+
+def _show(made: Plan, *, partial: bool, as_json: bool) -> None:
+    from keyvisor_policy.plan_table import print_plan
+
+    print_plan(made, as_json=as_json, applies=made.met or partial)
+
+
+def _unbinding(there: Inventory, *, as_json: bool) -> None:
+    from keyvisor_policy.plan import unbinding
+    from keyvisor_policy.plan_table import print_plan
+
+    print_plan(unbinding(there.hsms, there.current), as_json=as_json, applies=True)
+
+
+def _compat(
+    file: Path,
+    inventory: Path,
+    policy: Policy,
+    there: Inventory,
+    held: set[SecretId],
+    *,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    from keyvisor_policy.compat import pvapconfig_plan
+    from keyvisor_policy.compat_table import print_compat
+    from keyvisor_policy.errors import InventoryRefused
+
+    if policy.grammar != "pvapconfig":
+        fail(f"{file}: pvapconfig takes a bare list only, and this is a policy; leave `--compat` out")
+    try:
+        made = pvapconfig_plan(policy.rules, there.hsms, held, there.current, strict=strict)
+    except InventoryRefused as error:
+        fail(f"{inventory}: {error}")
+    print_compat(made, as_json=as_json)
+    if made.exit_code:
+        raise typer.Exit(made.exit_code)
