@@ -8,6 +8,7 @@ Knows nothing of HSMs: what differs for them is in `differences`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 from keyvisor_policy import fields, pvapconfig
 from keyvisor_policy.grammar import VERSION
@@ -27,9 +28,8 @@ def converted(text: str | bytes, source: str = "pvapconfig.yaml") -> str:
     descriptions = pvapconfig.descriptions(read_document(text, source))
     if not policy.rules:
         return f"version: {VERSION}\nassociations: []\n"
-    names = _names(policy.rules)
     lines = [f"version: {VERSION}", "associations:"]
-    for rule, name, description in zip(policy.rules, names, descriptions, strict=True):
+    for rule, name, description in zip(policy.rules, _names(policy.rules), descriptions, strict=True):
         lines += [*_comment(description), *_renamed(rule, name), *_entry(rule, name)]
     return _short_enough("\n".join(lines) + "\n")
 
@@ -43,20 +43,27 @@ def _short_enough(text: str) -> str:
     return text
 
 
-def _names(rules: tuple[Rule, ...]) -> list[str]:
+def _names(rules: tuple[Rule, ...]) -> Iterator[str]:
     """A name for each rule: its own where this grammar takes it and no earlier rule has it."""
     own = {rule.name for rule in rules}
     taken: set[str] = set()
-    names = []
     for number, rule in enumerate(rules, 1):
-        name = base = rule.name if _takes(rule.name) else f"entry {number}"
-        times = 1
-        while name in taken or (name != rule.name and name in own):
-            times += 1
-            name = f"{base[: fields.MAX_NAME - 12]} ({number}{'' if times == 2 else f'.{times}'})"
+        name = next(
+            name
+            for name in _candidates(rule.name if _takes(rule.name) else f"entry {number}", number)
+            if name not in taken and (name == rule.name or name not in own)
+        )
         taken.add(name)
-        names.append(name)
-    return names
+        yield name
+
+
+def _candidates(name: str, number: int) -> Iterator[str]:
+    """The name, then as often as wanted the name with the entry's number behind it."""
+    yield name
+    cut = name[: fields.MAX_NAME - 16]
+    yield f"{cut} ({number})"
+    for again in count(2):
+        yield f"{cut} ({number}.{again})"
 
 
 def _takes(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from hypothesis import strategies as st
@@ -62,5 +61,11 @@ def worlds(draw: st.DrawFn) -> tuple[list[dict[str, str]], list[Hsm], set[Secret
 
 
 def as_file(entries: list[dict[str, Any]]) -> str:
-    """The entries as a pvapconfig file."""
-    return json.dumps(entries)
+    """The entries as a pvapconfig file, every value in quotes."""
+    listed = (", ".join(f"{key}: {_quoted(value)}" for key, value in entry.items()) for entry in entries)
+    return "\n".join(f"- {{{entry}}}" for entry in listed) or "[]"
+
+
+def _quoted(text: str) -> str:
+    escaped = (one if one.isprintable() and one not in '"\\' else f"\\U{ord(one):08x}" for one in text)
+    return f'"{"".join(escaped)}"'
