@@ -241,6 +241,11 @@ def test_a_bound_hsm_that_is_not_associated_as_wanted_is_bound_again(hsm: MakeHs
     assert steps(plan) == [("unbind", "03.0011"), ("bind", "03.0011"), ("associate", "03.0011")]
 
 
+def test_an_association_whose_secret_is_not_listed_is_not_kept(hsm: MakeHsm) -> None:
+    plan = pvapconfig_plan(rules(f"{EP11}, name: a"), [hsm()], (), {"03.0011": Holding(A)})
+    assert (results(plan), steps(plan), plan.exit_code) == (["open"], [("unbind", "03.0011")], 1)
+
+
 def test_keeping_is_in_the_order_of_entries_and_may_keep_a_later_one_from_its_own(hsm: MakeHsm) -> None:
     there = [hsm("03.0001", mode="accel", generation=7), hsm("04.0001", mode="accel", generation=6)]
     plan = pvapconfig_plan(

@@ -97,6 +97,12 @@ def test_mingen(hsm: MakeHsm) -> None:
     ]
 
 
+def test_mingen_decides_nothing_about_an_hsm_that_is_offline(hsm: MakeHsm) -> None:
+    there = [hsm("03.0001", mode="accel", generation=generation, online=False) for generation in (6, 7, 8)]
+    found = [said(policy("mode: Accel, mingen: CEX7"), [each], set()) for each in there]
+    assert not any("mingen" in line for lines in found for line in lines)
+
+
 def test_first_fit_against_the_best_assignment(hsm: MakeHsm) -> None:
     there = [hsm("03.0001", serial=SERIALS[0]), hsm("04.0001", serial=SERIALS[1])]
     made = policy(f"{EP11}, name: a", f"{EP11}, name: b, serialnr: {SERIALS[0]}")
