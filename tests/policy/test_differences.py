@@ -150,3 +150,11 @@ def test_hsms_that_both_refuse(hsm: MakeHsm) -> None:
     assert one.startswith(
         "no plan is made: 03.0001 and 03.0002 are domains of one card with the same master key"
     )
+
+
+def test_both_fail_but_not_with_as_much(hsm: MakeHsm) -> None:
+    found = said(policy("mode: Accel, mingen: CEX6", f"{EP11}, name: a"), [hsm(mode="accel")], {A})
+    assert found[-1] == (
+        "pvapconfig-2.43 applies 0 of 2 and ends with 1, with `--strict` 1; keyvisor can meet 1 of 2: "
+        "it applies nothing without `--partial` and ends with 1 [outcome]"
+    )
