@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyvisor_policy.cli_arguments import File, Files, Inventory, Json, Secrets, held, refuse
+from keyvisor_policy.cli_arguments import Files, Json
+from keyvisor_policy.cli_convert import convert
 from keyvisor_policy.cli_explain import explain
+from keyvisor_policy.cli_plan import plan
 from keyvisor_policy.cli_prove import diff, prove
 from keyvisor_policy.cli_schema import schema
 from keyvisor_policy.cli_test import run_cases
-from keyvisor_policy.terminal import fail, print_json, verb
+from keyvisor_policy.terminal import print_json, verb
 
 if TYPE_CHECKING:
     from keyvisor_policy.lint import Remark
 
 app = verb("Check policies and see what they would do, without a firmware.", group=True)
-app.command("test")(run_cases)
-app.command()(explain)
-app.command()(prove)
-app.command()(diff)
-app.command()(schema)
 
 
 @app.command()
@@ -55,34 +52,13 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
-def plan(
-    file: File,
-    inventory: Inventory,
-    secrets: Secrets = None,
-    as_json: Json = False,
-) -> None:
-    """Say which HSM each rule would get, what would be done, and why a rule gets none.
-
-    Exit code 0: every rule is met. 1: one is not, or a file is wrong. 2: wrong command line.
-    """
-    from keyvisor_policy.errors import DocumentError, InventoryRefused
-    from keyvisor_policy.inventory import parse_inventory
-    from keyvisor_policy.loading import load
-    from keyvisor_policy.plan_table import print_plan
-    from keyvisor_policy.strict_yaml import read_file
-
-    try:
-        policy = load(file)
-        there = parse_inventory(read_file(inventory), str(inventory))
-        made = policy.assign(there.hsms, held([policy], secrets), there.current)
-    except DocumentError as error:
-        refuse(error)
-    except InventoryRefused as error:
-        fail(f"{inventory}: {error}")
-    print_plan(made, as_json=as_json)
-    if not made.met:
-        raise typer.Exit(1)
+app.command()(plan)
+app.command("test")(run_cases)
+app.command()(explain)
+app.command()(prove)
+app.command()(diff)
+app.command()(convert)
+app.command()(schema)
 
 
 def _remarks(file: Path) -> list[Remark]:

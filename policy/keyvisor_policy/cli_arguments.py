@@ -14,6 +14,7 @@ from keyvisor_policy.terminal import printable
 if TYPE_CHECKING:
     from keyvisor_policy.errors import DocumentError, Finding
     from keyvisor_policy.hsms import SecretId
+    from keyvisor_policy.inventory import Inventory as Read
     from keyvisor_policy.policy import Policy
     from keyvisor_policy.rules import Secret
 
@@ -22,14 +23,8 @@ Files = Annotated[
     list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Policy files.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Inventory = Annotated[
-    Path,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="The HSMs, YAML or JSON; also what `keyvisor guest hsms --json` prints.",
-    ),
-]
+INVENTORY_HELP = "The HSMs, YAML or JSON; also what `keyvisor guest hsms --json` prints."
+Inventory = Annotated[Path, typer.Option(exists=True, dir_okay=False, help=INVENTORY_HELP)]
 Secrets = Annotated[
     list[str] | None,
     typer.Option(
@@ -54,6 +49,18 @@ def loaded(*files: Path) -> list[Policy]:
         refuse(DocumentError(findings))
     by_file = dict(zip(dict.fromkeys(files), policies, strict=True))
     return [by_file[file] for file in files]
+
+
+def there_are(inventory: Path) -> Read:
+    """The HSMs in a file. Ends with exit code 1 and everything that is wrong in it."""
+    from keyvisor_policy.errors import DocumentError
+    from keyvisor_policy.inventory import parse_inventory
+    from keyvisor_policy.strict_yaml import read_file
+
+    try:
+        return parse_inventory(read_file(inventory), str(inventory))
+    except DocumentError as error:
+        refuse(error)
 
 
 def refuse(error: DocumentError) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, refuse, secret_of
+from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, secret_of, there_are
 from keyvisor_policy.terminal import fail, print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -36,25 +36,21 @@ def explain(
     Without --secret: what the plan does with the HSM. With it: whether the firmware would allow the association.
     Exit code 0: explained. 1: a file is wrong. 2: wrong command line.
     """
-    from keyvisor_policy.errors import DocumentError, InventoryRefused
+    from keyvisor_policy.errors import InventoryRefused
     from keyvisor_policy.explaining import explain_association, explain_plan
-    from keyvisor_policy.inventory import parse_inventory
-    from keyvisor_policy.strict_yaml import read_file
 
     if secret is not None and secrets is not None:
         raise typer.BadParameter(
             "what the guest holds does not matter to the firmware's answer", param_hint="--secrets"
         )
     (policy,) = loaded(file)
+    there = there_are(inventory)
     try:
-        there = parse_inventory(read_file(inventory), str(inventory))
         looked_at = _named(there.hsms, hsm)
         if secret is not None:
             explanation = explain_association(policy, looked_at, secret_of(secret, "--secret"))
         else:
             explanation = explain_plan(policy, there, held([policy], secrets), looked_at)
-    except DocumentError as error:
-        refuse(error)
     except InventoryRefused as error:
         fail(f"{inventory}: {error}")
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, refuse
+from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, there_are
 from keyvisor_policy.terminal import fail, print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -88,16 +88,12 @@ def diff(
     Exit code 0: nothing. 1: something, or a file is wrong. 2: wrong command line.
     """
     from keyvisor_policy.difference import difference
-    from keyvisor_policy.errors import DocumentError, InventoryRefused
-    from keyvisor_policy.inventory import parse_inventory
-    from keyvisor_policy.strict_yaml import read_file
+    from keyvisor_policy.errors import InventoryRefused
 
     before, after = loaded(old, new)
+    there = there_are(inventory)
     try:
-        there = parse_inventory(read_file(inventory), str(inventory))
         found = difference(before, after, there.hsms, held((before, after), secrets), there.current)
-    except DocumentError as error:
-        refuse(error)
     except InventoryRefused as error:
         fail(f"{inventory}: {error}")
     if as_json:

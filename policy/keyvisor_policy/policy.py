@@ -51,7 +51,7 @@ class Policy:
         not there is unbound. Raises InventoryRefused for an APQN that comes twice, and for two usable ep11 domains
         of one card with the same master key.
         """
-        preferred = _accepted(hsms)
+        preferred = accepted(hsms)
         held = frozenset(secrets)
         matches = [_mask(preferred, rule) if holds(rule, held) else 0 for rule in self.rules]
         worth = _worth(self.rules, matches, preferred, current)
@@ -75,7 +75,7 @@ class Policy:
         return tuple(rule for rule in self.rules if usable(hsm, rule.hsm))
 
 
-def _accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
+def accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
     """The HSMs in order of preference: newest generation first, then lowest APQN. Raises InventoryRefused."""
     preferred = tuple(sorted(hsms, key=lambda hsm: (-hsm.generation, hsm.apqn)))
     apqns: set[str] = set()
