@@ -35,6 +35,7 @@ conformance: setup
 
 docs: setup
 	@$(V)/python scripts/make_docs.py
+	@$(V)/python scripts/make_policy_docs.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

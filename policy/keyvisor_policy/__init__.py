@@ -10,17 +10,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keyvisor_policy.cases import Case, Expectation
     from keyvisor_policy.errors import DocumentError, Finding, InventoryRefused, NotPermitted, PolicyError
     from keyvisor_policy.hsms import Holding, Hsm, Mode, SecretId, holding, secret_id
     from keyvisor_policy.inventory import Inventory, parse_inventory
     from keyvisor_policy.loading import load, parse
     from keyvisor_policy.matching import Mismatch, Refusal
+    from keyvisor_policy.never import Description, Is, Never
     from keyvisor_policy.plan import HsmOutcome, Plan, Reason, RuleOutcome, Step
     from keyvisor_policy.policy import Policy
+    from keyvisor_policy.prove import Allowed, Proof, Shadow
     from keyvisor_policy.rules import Interval, Pattern, Rule, Secret
 
 __all__ = [
+    "Allowed",
+    "Case",
+    "Description",
     "DocumentError",
+    "Expectation",
     "Finding",
     "Holding",
     "Hsm",
@@ -28,19 +35,23 @@ __all__ = [
     "Interval",
     "Inventory",
     "InventoryRefused",
+    "Is",
     "Mismatch",
     "Mode",
+    "Never",
     "NotPermitted",
     "Pattern",
     "Plan",
     "Policy",
     "PolicyError",
+    "Proof",
     "Reason",
     "Refusal",
     "Rule",
     "RuleOutcome",
     "Secret",
     "SecretId",
+    "Shadow",
     "Step",
     "holding",
     "load",
@@ -50,13 +61,16 @@ __all__ = [
 ]
 
 _MODULES = {
+    "cases": ("Case", "Expectation"),
     "errors": ("DocumentError", "Finding", "InventoryRefused", "NotPermitted", "PolicyError"),
     "hsms": ("Holding", "Hsm", "Mode", "SecretId", "holding", "secret_id"),
     "inventory": ("Inventory", "parse_inventory"),
     "loading": ("load", "parse"),
     "matching": ("Mismatch", "Refusal"),
+    "never": ("Description", "Is", "Never"),
     "plan": ("HsmOutcome", "Plan", "Reason", "RuleOutcome", "Step"),
     "policy": ("Policy",),
+    "prove": ("Allowed", "Proof", "Shadow"),
     "rules": ("Interval", "Pattern", "Rule", "Secret"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

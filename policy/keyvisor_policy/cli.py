@@ -6,84 +6,59 @@ imported by the verb that needs it.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyvisor_policy.terminal import fail, print_json, verb
+from keyvisor_policy.cli_arguments import Files, Json
+from keyvisor_policy.cli_convert import convert
+from keyvisor_policy.cli_explain import explain
+from keyvisor_policy.cli_plan import plan
+from keyvisor_policy.cli_prove import diff, prove
+from keyvisor_policy.cli_schema import schema
+from keyvisor_policy.cli_test import run_cases
+from keyvisor_policy.terminal import print_json, verb
 
 if TYPE_CHECKING:
-    from keyvisor_policy.errors import DocumentError
-    from keyvisor_policy.hsms import SecretId
     from keyvisor_policy.lint import Remark
-    from keyvisor_policy.policy import Policy
 
 app = verb("Check policies and see what they would do, without a firmware.", group=True)
 
-File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A policy file.")]
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Policy files.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.command()
-def check(files: Files, as_json: Json = False) -> None:
+def check(
+    files: Files,
+    as_json: Json = False,
+    as_sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for editors and CI.")] = False,
+) -> None:
     """Say what is wrong with policies: syntax, types, and rules that can surely not do what they say.
 
     Exit code 0: nothing. 1: findings. 2: wrong command line.
     """
+    if as_json and as_sarif:
+        raise typer.BadParameter("give one of them", param_hint="--json, --sarif")
     remarks = [remark for file in files for remark in _remarks(file)]
-    if as_json:
+    if as_sarif:
+        from keyvisor_policy.sarif import log
+
+        print_json(log(remarks))
+    elif as_json:
         print_json([_remark_json(remark) for remark in remarks])
-    for remark in () if as_json else remarks:
-        print(remark)
+    else:
+        for remark in remarks:
+            print(remark)
     if remarks:
         raise typer.Exit(1)
 
 
-@app.command()
-def plan(
-    file: File,
-    inventory: Annotated[
-        Path,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="The HSMs, YAML or JSON; also what `keyvisor guest hsms --json` prints.",
-        ),
-    ],
-    secrets: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The secrets that the guest holds: names or ids, with commas or given again. All if left out."
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say which HSM each rule would get, what would be done, and why a rule gets none.
-
-    Exit code 0: every rule is met. 1: one is not, or a file is wrong. 2: wrong command line.
-    """
-    from keyvisor_policy.errors import DocumentError, InventoryRefused
-    from keyvisor_policy.inventory import parse_inventory
-    from keyvisor_policy.loading import load
-    from keyvisor_policy.plan_table import print_plan
-    from keyvisor_policy.strict_yaml import read_file
-
-    try:
-        policy = load(file)
-        there = parse_inventory(read_file(inventory), str(inventory))
-        made = policy.assign(there.hsms, _held(policy, secrets), there.current)
-    except DocumentError as error:
-        _refuse(error)
-    except InventoryRefused as error:
-        fail(f"{inventory}: {error}")
-    print_plan(made, as_json=as_json)
-    if not made.met:
-        raise typer.Exit(1)
+app.command()(plan)
+app.command("test")(run_cases)
+app.command()(explain)
+app.command()(prove)
+app.command()(diff)
+app.command()(convert)
+app.command()(schema)
 
 
 def _remarks(file: Path) -> list[Remark]:
@@ -95,29 +70,6 @@ def _remarks(file: Path) -> list[Remark]:
         return list(check(load(file)))
     except DocumentError as error:
         return [Remark("invalid", finding) for finding in error.findings]
-
-
-def _refuse(error: DocumentError) -> NoReturn:
-    for finding in error.findings:
-        print(f"error: {finding}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _held(policy: Policy, secrets: list[str] | None) -> set[SecretId]:
-    """The ids of the secrets given; of every secret that the policy names where none are."""
-    if secrets is None:
-        return {rule.secret.id for rule in policy.rules if rule.secret is not None}
-    return {_id_of(part.strip()) for text in secrets for part in text.split(",") if part.strip()}
-
-
-def _id_of(text: str) -> SecretId:
-    from keyvisor_policy import fields
-    from keyvisor_policy.hsms import secret_id
-
-    try:
-        return fields.secret_id(text) if text.startswith("0x") else secret_id(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--secrets") from None
 
 
 def _remark_json(remark: Remark) -> dict[str, Any]:

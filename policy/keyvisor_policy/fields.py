@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from keyvisor_policy.hsms import MKVP_LENGTH, NEWEST_GENERATION, OLDEST_GENERATION, SECRET_ID_LENGTH, SecretId
+from keyvisor_policy.never import Is
 from keyvisor_policy.rules import MAX_COUNT, Interval, T
 from keyvisor_policy.strict_yaml.wording import described, expected_words, shown
+
+V = TypeVar("V")
 
 MAX_NAME = 4096  # characters of a name
 SERIAL_LENGTH = 16
@@ -116,6 +120,20 @@ def count(value: object) -> int | None:
     if _NUMBER.fullmatch(text) is None or not 1 <= int(text) <= MAX_COUNT:
         raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}, or `all`, found {described(value)}")
     return int(text)
+
+
+def anything_but(read: Callable[[str], V]) -> Callable[[str], Is[V]]:
+    """What `read` reads, or, behind a leading `!`, anything but that."""
+
+    def either(text: str) -> Is[V]:
+        if not text.startswith("!"):
+            return Is(read(text))
+        try:
+            return Is(read(text[1:].strip(" ")), but=True)
+        except ValueError as error:
+            raise ValueError(f"behind `!`: {error}") from None
+
+    return either
 
 
 def _interval(text: str, read: Callable[[str], T], low: str, high: str) -> Interval[T]:

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar, cast
 
 from pydantic import Field, PlainValidator, RootModel
 
-from keyvisor_policy import fields
+from keyvisor_policy import fields, spellings
 from keyvisor_policy.errors import DocumentError
 from keyvisor_policy.hsms import MODES, Holding, Hsm, Mode, SecretId, holding
 from keyvisor_policy.strict_yaml import (
@@ -57,7 +57,7 @@ def parse_inventory(text: str | bytes, source: str = "hsms.yaml") -> Inventory:
     if findings:
         raise DocumentError(findings)
     current = _current(document, path, entries)
-    return Inventory(tuple(map(_hsm, entries)), current)
+    return Inventory(tuple(map(hsm_of, entries)), current)
 
 
 def _unless_null(read: Callable[[str], V]) -> PlainValidator:
@@ -67,16 +67,23 @@ def _unless_null(read: Callable[[str], V]) -> PlainValidator:
     )
 
 
-class _Entry(StrictModel):
-    apqn: Annotated[str, from_text(fields.apqn)]
-    mode: Annotated[str, one_of(*MODES)]
-    generation: Annotated[int, from_text(fields.generation)]
-    serial: Verbatim = ""
-    mkvp: Annotated[bytes | None, _unless_null(fields.mkvp)] = None
-    firmware: Annotated[tuple[int, int], from_text(fields.version)] = (0, 0)
-    api: Integer = 0
-    compliance: list[Verbatim] = Field(default_factory=list)
-    online: Boolean = True
+class HsmEntry(StrictModel):
+    """One HSM: its configuration. What is not given is the lowest there is."""
+
+    apqn: Annotated[str, from_text(fields.apqn), spellings.APQN]
+    mode: Annotated[str, one_of(*MODES), spellings.MODE]
+    generation: Annotated[int, from_text(fields.generation), spellings.GENERATION]
+    serial: Annotated[Verbatim, spellings.SERIAL] = ""
+    mkvp: Annotated[bytes | None, _unless_null(fields.mkvp), spellings.MKVP] = None
+    firmware: Annotated[tuple[int, int], from_text(fields.version), spellings.FIRMWARE] = (0, 0)
+    api: Annotated[Integer, spellings.API] = 0
+    compliance: list[Annotated[Verbatim, spellings.COMPLIANCE]] = Field(
+        default_factory=list, description="The sets that the HSM follows."
+    )
+    online: Annotated[Boolean, spellings.ONLINE] = True
+
+
+class _Entry(HsmEntry):
     state: Annotated[str, one_of("unbound", "bound", "pending", "associated", "failed")] = "unbound"
     secret_id: Annotated[SecretId | None, _unless_null(fields.secret_id)] = None
 
@@ -89,7 +96,8 @@ class _Wrapped(StrictModel):
     hsms: list[_Entry]
 
 
-def _hsm(entry: _Entry) -> Hsm:
+def hsm_of(entry: HsmEntry) -> Hsm:
+    """The HSM that the entry of a file describes."""
     return Hsm(
         apqn=entry.apqn,
         mode=cast("Mode", entry.mode),

@@ -1,6 +1,6 @@
 """What is surely wrong with a policy that loads: few findings, each with a code (policy.md, section 4).
 
-Looks at rules only, never at HSMs. What it says holds for every machine: an HSM that a rule pins down by serial
+Looks at rules and at each `never`, not at HSMs. What it says holds for every machine: an HSM that a rule pins down by serial
 number and MKVP is at most one, because two domains of one card may not share a master key.
 """
 
@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keyvisor_policy.claims import allows
 from keyvisor_policy.errors import Finding
 from keyvisor_policy.matching import secret_text
+from keyvisor_policy.never import Never
 from keyvisor_policy.policy import Policy
+from keyvisor_policy.prove import nevers
+from keyvisor_policy.regions import of_description
 from keyvisor_policy.rules import Interval, Pattern, Rule, T
 from keyvisor_policy.strict_yaml.wording import shown
 
@@ -23,6 +27,8 @@ CODES: dict[str, str] = {
     "ambiguous-priority": "two rules want the same HSMs for different secrets, so that only their order decides",
     "rule-twice": "two rules want the same HSMs for the same secret",
     "no-effect": "the rule wants nothing that an earlier rule does not take anyway",
+    "never-can-happen": "the policy allows what a `never` says can never be",
+    "never-empty": "no HSM is as a `never` describes, so that it forbids nothing",
     "secret-twice": "one secret is given by its name in one rule and by its id in another",
     "secret-confused": "a rule has the name of a secret that is not its own",
 }
@@ -40,11 +46,15 @@ class Remark:
 
 
 def check(policy: Policy) -> tuple[Remark, ...]:
-    """Everything that is surely wrong with the policy's rules, in the file's order."""
+    """Everything that is surely wrong with the policy, in the file's order."""
     remarks = [
         Remark(code, Finding(policy.source, rule.line, rule.column, message))
         for looked_at in (_alone, _pairs, _secrets)
         for rule, code, message in looked_at(policy.rules)
+    ]
+    remarks += [
+        Remark(code, Finding(policy.source, never.line, never.column, message))
+        for never, code, message in _nevers(policy)
     ]
     return tuple(sorted(remarks, key=lambda remark: (remark.finding.line, remark.finding.column)))
 
@@ -67,11 +77,20 @@ def _alone(rules: tuple[Rule, ...]) -> Iterator[Said]:
 
 def _pairs(rules: tuple[Rule, ...]) -> Iterator[Said]:
     """Each rule against the first of the rules before it that covers all its HSMs."""
+    before: dict[tuple[object, ...], list[tuple[int, Rule]]] = {}
     for number, later in enumerate(rules):
-        earlier = next((rule for rule in rules[:number] if covers(rule.hsm, later.hsm)), None)
+        hsm = later.hsm
+        near = [
+            before.get((hsm.mode, mkvp, serial), [])
+            for mkvp in {None, hsm.mkvp}
+            for serial in {None, hsm.serial}
+        ]
+        covering = (next((one for one in group if covers(one[1].hsm, hsm)), None) for group in near)
+        _, earlier = min((one for one in covering if one), default=(0, None), key=lambda one: one[0])
         if earlier is not None:
             code, message = _covered(earlier, later)
             yield later, code, f"{_named(later)} {message}"
+        before.setdefault((hsm.mode, hsm.mkvp, hsm.serial), []).append((number, later))
 
 
 def _covered(earlier: Rule, later: Rule) -> tuple[str, str]:
@@ -113,6 +132,20 @@ def _secrets(rules: tuple[Rule, ...]) -> Iterator[Said]:
                 f"{_named(rule)} is called like the secret of {_named(owner)} but has another; rename it"
             )
             yield rule, "secret-confused", message
+
+
+def _nevers(policy: Policy) -> Iterator[tuple[Never, str, str]]:
+    for never, proof in zip(policy.never, nevers(policy), strict=True):
+        named = "`never`" if never.name is None else f"`never` {shown(never.name)}"
+        if not of_description(never.hsm):
+            yield (
+                never,
+                "never-empty",
+                f"{named} describes no HSM there can be, so that it forbids nothing; widen it",
+            )
+        elif proof.counterexample is not None:
+            words = f"{named} can happen: {allows(proof.counterexample)}; narrow the rule"
+            yield never, "never-can-happen", words
 
 
 def covers(wide: Pattern, narrow: Pattern) -> bool:

@@ -10,12 +10,21 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-from keyvisor_policy import fields, pvapconfig
+from keyvisor_policy import case_loading, fields, pvapconfig
+from keyvisor_policy.cases import MAX_CASES
 from keyvisor_policy.errors import DocumentError, Finding
-from keyvisor_policy.grammar import NOT_YET, AssociationFields, HsmFields, PolicyFields
+from keyvisor_policy.grammar import (
+    NOT_YET,
+    AssociationFields,
+    HsmFields,
+    NeverFields,
+    NeverHsmFields,
+    PolicyFields,
+)
 from keyvisor_policy.hsms import secret_id
+from keyvisor_policy.never import Description, Never
 from keyvisor_policy.policy import Policy
-from keyvisor_policy.rules import MAX_RULES, Pattern, Rule, Secret
+from keyvisor_policy.rules import MAX_NEVERS, MAX_RULES, Pattern, Rule, Secret
 from keyvisor_policy.strict_yaml import Document, examine, ordered, read_document, read_file
 from keyvisor_policy.strict_yaml.document import Path
 from keyvisor_policy.strict_yaml.wording import shown
@@ -36,23 +45,50 @@ def parse(text: str | bytes, source: str = "policy.yaml") -> Policy:
     if isinstance(document.tree, list):
         _check_length(document, document.tree, ())
         return Policy(pvapconfig.rules(document), source, digest, "pvapconfig")
-    return Policy(_rules(document), source, digest)
+    return _policy(document, digest)
 
 
-def _rules(document: Document) -> tuple[Rule, ...]:
-    entries = document.tree.get("associations") if isinstance(document.tree, dict) else None
+def _policy(document: Document, digest: bytes) -> Policy:
+    policy = _examined(document)
+    return Policy(
+        tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations)),
+        document.source,
+        digest,
+        never=tuple(_compiled_never(document, number, entry) for number, entry in enumerate(policy.never)),
+        cases=tuple(
+            case_loading.compiled_case(document, number, entry) for number, entry in enumerate(policy.cases)
+        ),
+    )
+
+
+def _examined(document: Document) -> PolicyFields:
+    """The file's values. Raises DocumentError with everything that is wrong with them and between them."""
+    entries, nevers = _entries(document, "associations"), _entries(document, "never")
     _check_length(document, entries, ("associations",))
+    _check_length(document, nevers, ("never",), MAX_NEVERS, "entries of `never`")
+    _check_length(document, _entries(document, "cases"), ("cases",), MAX_CASES, "cases")
     policy, findings = examine(document, PolicyFields)
-    findings = ordered([*findings, *_between_values(document, entries)])
+    between = [
+        *_between_values(document, entries),
+        *_about_nevers(document, nevers),
+        *case_loading.between_values(document),
+    ]
+    findings = ordered([*findings, *between])
     if policy is None or findings:
         raise DocumentError(findings)
-    return tuple(_compiled(document, number, entry) for number, entry in enumerate(policy.associations))
+    return policy
 
 
-def _check_length(document: Document, entries: object, path: tuple[str, ...]) -> None:
-    """Raises DocumentError before anything looks at more rules than there may be."""
-    if isinstance(entries, list) and len(entries) > MAX_RULES:
-        over = document.finding((*path, MAX_RULES), f"more than the {MAX_RULES} rules that a policy may have")
+def _entries(document: Document, key: str) -> object:
+    return document.tree.get(key) if isinstance(document.tree, dict) else None
+
+
+def _check_length(
+    document: Document, entries: object, path: tuple[str, ...], limit: int = MAX_RULES, what: str = "rules"
+) -> None:
+    """Raises DocumentError before anything looks at more entries than there may be."""
+    if isinstance(entries, list) and len(entries) > limit:
+        over = document.finding((*path, limit), f"more than the {limit} {what} that a policy may have")
         raise DocumentError(ordered([*document.findings, over]))
 
 
@@ -77,6 +113,23 @@ def _secret(entry: AssociationFields) -> Secret | None:
     return Secret(secret_id(name), name)
 
 
+def _compiled_never(document: Document, number: int, entry: NeverFields) -> Never:
+    line, column = document.place(("never", number))
+    secret = None
+    if entry.secret is not None:
+        secret = Secret(secret_id(entry.secret), entry.secret)
+    elif entry.secret_id is not None:
+        secret = Secret(entry.secret_id)
+    return Never(_description(entry.hsm or NeverHsmFields()), secret, entry.name, line, column)
+
+
+def _description(hsm: NeverHsmFields) -> Description:
+    mode = cast("Literal['ep11', 'accel'] | None", hsm.mode)
+    present = frozenset(name.value for name in hsm.compliance if not name.but)
+    absent = frozenset(name.value for name in hsm.compliance if name.but)
+    return Description(mode, hsm.mkvp, hsm.serial, hsm.generation, hsm.firmware, hsm.api, present, absent)
+
+
 def _between_values(document: Document, entries: object) -> Iterator[Finding]:
     """What is wrong between values that may each be right. Looks at the tree, so that it is found in the same run."""
     for word in NOT_YET:
@@ -90,6 +143,18 @@ def _between_values(document: Document, entries: object) -> Iterator[Finding]:
             path: Path = ("associations", number)
             yield from _about_name(document, path, entry.get("name"), lines)
             yield from _about_secret(document, path, entry)
+
+
+def _about_nevers(document: Document, entries: object) -> Iterator[Finding]:
+    """An entry says something: of a secret, or of HSMs that it describes."""
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        if not isinstance(entry, dict):
+            continue
+        path: Path = ("never", number)
+        if not {"secret", "secret_id"} & set(entry) and entry.get("hsm", {}) == {}:
+            message = "expected a `secret`, an `hsm` with a field, or both; this would forbid everything"
+            yield document.finding(path, message)
+        yield from _about_secret(document, path, entry)
 
 
 def _about_name(document: Document, path: Path, name: object, lines: dict[str, int]) -> Iterator[Finding]:

@@ -91,6 +91,17 @@ def generations_text(interval: Interval[int]) -> str:
     return interval_text(*(None if end is None else generation_name(end) for end in _ends(interval)))
 
 
+def versions_text(interval: Interval[tuple[int, int]]) -> str:
+    """As in `>=8.0`."""
+    ends = (interval.lowest, interval.highest)
+    return interval_text(*(None if end is None else version_name(end) for end in ends))
+
+
+def numbers_text(interval: Interval[int]) -> str:
+    """As in `>=4`."""
+    return interval_text(*(None if end is None else str(end) for end in _ends(interval)))
+
+
 def _mismatches(hsm: Hsm, pattern: Pattern) -> Iterator[Mismatch]:
     if not hsm.online:
         yield Mismatch("online", "the HSM is offline")
@@ -107,14 +118,9 @@ def _mismatches(hsm: Hsm, pattern: Pattern) -> Iterator[Mismatch]:
     if pattern.generation is not None and hsm.generation not in pattern.generation:
         yield _differs("generation", generations_text(pattern.generation), generation_name(hsm.generation))
     if pattern.firmware is not None and hsm.firmware not in pattern.firmware:
-        ends = (
-            None if end is None else version_name(end)
-            for end in (pattern.firmware.lowest, pattern.firmware.highest)
-        )
-        yield _differs("firmware", interval_text(*ends), version_name(hsm.firmware))
+        yield _differs("firmware", versions_text(pattern.firmware), version_name(hsm.firmware))
     if pattern.api is not None and hsm.api not in pattern.api:
-        ends = (None if end is None else str(end) for end in _ends(pattern.api))
-        yield _differs("api", interval_text(*ends), str(hsm.api))
+        yield _differs("api", numbers_text(pattern.api), str(hsm.api))
     if not pattern.compliance <= hsm.compliance:
         lacking = ", ".join(map(shown, sorted(pattern.compliance - hsm.compliance)))
         found = ", ".join(map(shown, sorted(hsm.compliance))) or "none"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from keyvisor_policy.hsms import Hsm, SecretId
+from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Mismatch, holds, mismatches, missing_secret
 from keyvisor_policy.rules import Rule
 from keyvisor_policy.strict_yaml.wording import shown
@@ -117,6 +117,12 @@ class Plan:
         unbind = [Step("unbind", outcome.apqn) for outcome in self.hsms if "unbind" in outcome.actions]
         rest = [step for rule in self.rules for outcome in rule.hsms for step in _building(outcome)]
         return (*unbind, *rest)
+
+
+def unbinding(hsms: Iterable[Hsm], current: Mapping[str, Holding]) -> Plan:
+    """The plan that unbinds every HSM that is bound, whatever the rules."""
+    apqns = sorted({hsm.apqn for hsm in hsms} | set(current))
+    return Plan((), tuple(HsmOutcome(apqn, None, ("unbind",) if apqn in current else ()) for apqn in apqns))
 
 
 @dataclass(frozen=True, slots=True)

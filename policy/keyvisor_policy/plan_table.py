@@ -12,12 +12,25 @@ from keyvisor_policy.strict_yaml.wording import escaped
 from keyvisor_policy.terminal import print_json, print_table
 
 
-def print_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan on standard output, as a table or as JSON."""
+def print_plan(plan: Plan, *, as_json: bool, applies: bool | None = None) -> None:
+    """Print a plan on standard output, as a table or as JSON.
+
+    `applies` says whether its steps would be applied; where it is given, an unmet plan says what becomes of them.
+    """
     if as_json:
-        print_json(_value(plan))
-    else:
-        print_table(("rule", "HSM", "action", "reason"), list(_rows(plan)), "the policy has no rules")
+        print_json(_value(plan) | ({} if applies is None else {"applies": applies}))
+        return
+    print_table(("rule", "HSM", "action", "reason"), list(_rows(plan)), "there is nothing to do")
+    if applies is not None and not plan.met:
+        print(_applying(plan, applies))
+
+
+def _applying(plan: Plan, applies: bool) -> str:
+    unmet = f"{len(plan.unmet)} of {len(plan.rules)} rules {'is' if len(plan.unmet) == 1 else 'are'} unmet"
+    if not applies:
+        return f"nothing would be applied: {unmet}; `--partial` applies the rest"
+    steps = len(plan.steps)
+    return f"{steps} step{'' if steps == 1 else 's'} would be applied; {unmet}"
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:

@@ -12,9 +12,11 @@ from types import MappingProxyType
 from typing import Literal
 
 from keyvisor_policy.assignment import assigned, members
+from keyvisor_policy.cases import Case
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
+from keyvisor_policy.never import Never
 from keyvisor_policy.plan import Action, HsmOutcome, Plan, RuleOutcome, Seen
 from keyvisor_policy.rules import Rule
 from keyvisor_policy.strict_yaml.wording import shown
@@ -24,12 +26,18 @@ NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes."""
+    """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes.
+
+    `never` is what the author says can never be; it allows and refuses nothing, `prove` decides it. `cases` are tests
+    of the rules; no decision looks at them.
+    """
 
     rules: tuple[Rule, ...]
     source: str
     digest: bytes = field(repr=False)
     grammar: Literal["keyvisor", "pvapconfig"] = "keyvisor"
+    never: tuple[Never, ...] = ()
+    cases: tuple[Case, ...] = ()
 
     def assign(
         self,
@@ -43,7 +51,7 @@ class Policy:
         not there is unbound. Raises InventoryRefused for an APQN that comes twice, and for two usable ep11 domains
         of one card with the same master key.
         """
-        preferred = _accepted(hsms)
+        preferred = accepted(hsms)
         held = frozenset(secrets)
         matches = [_mask(preferred, rule) if holds(rule, held) else 0 for rule in self.rules]
         worth = _worth(self.rules, matches, preferred, current)
@@ -67,7 +75,7 @@ class Policy:
         return tuple(rule for rule in self.rules if usable(hsm, rule.hsm))
 
 
-def _accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
+def accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
     """The HSMs in order of preference: newest generation first, then lowest APQN. Raises InventoryRefused."""
     preferred = tuple(sorted(hsms, key=lambda hsm: (-hsm.generation, hsm.apqn)))
     apqns: set[str] = set()

@@ -1,7 +1,9 @@
 """pvapconfig's own file format: a bare list, compiled to the same rules (formats, F.1).
 
-Keys, ranges and refusals are that program's. `mingen` means what its manual says, at least; its code of version
-2.43.0 takes it for a maximum. Values count as they stand, without YAML's guesses, as they do there.
+Keys, ranges and refusals are that program's; blanks around a value do not count. `mingen` means what its manual
+says, at least; its code of version 2.43.0 takes it for a maximum (`compat`). Values count as they stand, without
+YAML's guesses, as they do there. Stricter than that program: a key without any value, and a serial number with
+characters that do not print, are refused.
 """
 
 from __future__ import annotations
@@ -19,13 +21,20 @@ from keyvisor_policy.strict_yaml.wording import expected_words, shown
 
 V = TypeVar("V")
 
-# What that program trims from a name. Python's own idea of blanks has four separators more, and the secret's id
+# What that program trims from a value. Python's own idea of blanks has four separators more, and the secret's id
 # depends on it.
 BLANKS = (
     "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
 
 _MODES: Mapping[str, Literal["ep11", "accel"]] = {"ep11": "ep11", "accel": "accel"}
+
+
+def descriptions(document: Document) -> tuple[str, ...]:
+    """What the entries say about themselves, in the list's order; an empty text where one says nothing."""
+    entries = document.tree if isinstance(document.tree, list) else []
+    found = (entry.get("description") if isinstance(entry, dict) else None for entry in entries)
+    return tuple(text.strip(BLANKS) if isinstance(text, str) else "" for text in found)
 
 
 def rules(document: Document) -> tuple[Rule, ...]:
@@ -72,7 +81,7 @@ class _Entry:
         return mode
 
     def _ep11(self) -> Pattern | None:
-        mkvp = self._optional("mkvp", fields.mkvp)
+        mkvp = self._optional("mkvp", lambda text: fields.mkvp(_digits(text)))
         if not self._text("mkvp"):
             self._note_required("mkvp", "expected 32 or 64 hex digits for an EP11 entry, found an empty text")
         serial = self._optional("serialnr", fields.serial)
@@ -92,8 +101,8 @@ class _Entry:
         return Interval(generation, None)
 
     def _secret(self) -> Secret | None:
-        name = self._text("name").strip(BLANKS)
-        given = self._optional("secretid", fields.secret_id)
+        name = self._text("name")
+        given = self._optional("secretid", lambda text: fields.secret_id(_digits(text)))
         if not name:
             if (
                 not self._text("secretid")
@@ -115,7 +124,7 @@ class _Entry:
 
     def _text(self, key: str) -> str:
         value = self._entry.get(key)
-        return str(value) if isinstance(value, str) else ""
+        return str(value).strip(BLANKS) if isinstance(value, str) else ""
 
     def _unreadable(self, key: str) -> bool:
         """The key holds something that is no text, which has its finding already."""
@@ -142,3 +151,8 @@ class _Entry:
         path = (self._number,) if key is None else (self._number, key)
         words = f"{key}: {message}" if key in self._entry else message
         self.findings.append(self._document.finding(path, words))
+
+
+def _digits(text: str) -> str:
+    """Hex digits as `fields` takes them: that program makes them lower case before it looks for `0x`."""
+    return f"0x{text[2:]}" if text.startswith("0X") else text

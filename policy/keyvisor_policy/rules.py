@@ -10,6 +10,7 @@ from keyvisor_policy.hsms import SecretId
 T = TypeVar("T", int, tuple[int, int])
 
 MAX_RULES = 10_000
+MAX_NEVERS = 1_000
 MAX_COUNT = 1 << 16  # there are no more APQNs
 
 

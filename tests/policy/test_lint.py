@@ -72,6 +72,36 @@ CASES: list[tuple[str, str, list[str], list[str]]] = [
 ]
 
 
+# (code, what is said, the never that has it, the never of the twin), all beside one rule
+NEVERS: list[tuple[str, str, str, str]] = [
+    (
+        "never-can-happen",
+        (
+            "`never` can happen: rule `x` in line 3 allows secret `x` on {apqn: 00.0000, mode: ep11, generation: CEX8,"
+            " mkvp: 0x00000000000000000000000000000001, serial: AAAAAAAAAAAAAAAA}; narrow the rule"
+        ),
+        "secret: x, hsm: {mkvp: '!11111111111111111111111111111111'}",
+        "secret: x, hsm: {serial: '!AAAAAAAAAAAAAAAA'}",
+    ),
+    (
+        "never-empty",
+        "`never` `n1` describes no HSM there can be, so that it forbids nothing; widen it",
+        "name: n1, hsm: {generation: '!CEX4..CEX8'}",
+        "name: n1, hsm: {generation: '!>=CEX8', serial: BBBBBBBBBBBBBBBB}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "said", "never", "twin"), NEVERS)
+def test_each_finding_about_a_never_and_the_twin_without_it(
+    code: str, said: str, never: str, twin: str
+) -> None:
+    rule = f"version: 1\nassociations:\n- {{name: x, hsm: {{{S}}}}}\nnever:\n"
+    (remark,) = check(parse(f"{rule}- {{{never}}}\n", "p.yaml"))
+    assert str(remark) == f"p.yaml:5:3: {said} [{code}]"
+    assert check(parse(f"{rule}- {{{twin}}}\n")) == ()
+
+
 def remarks(rules: list[str]) -> list[tuple[str, str]]:
     policy = parse("version: 1\nassociations:\n" + "".join(f"- {{{rule}}}\n" for rule in rules), "p.yaml")
     return [(remark.code, remark.finding.message) for remark in check(policy)]
@@ -85,8 +115,16 @@ def test_each_finding_and_the_twin_without_it(
     assert remarks(twin) == []
 
 
+def test_of_several_rules_that_cover_another_the_first_is_named() -> None:
+    narrow = f"name: z, hsm: {{{S}, api: '>=4'}}"
+    wide, by_serial = "name: w, hsm: {}", f"name: x, hsm: {{{S}}}"
+    said = "rule `z` can have no HSM that rule `{}` does not want first; put the narrower rule first"
+    assert remarks([by_serial, wide, narrow]) == [("shadowed", said.format("x"))]
+    assert remarks([wide, by_serial, narrow])[-1] == ("shadowed", said.format("w"))
+
+
 def test_every_code_has_a_case() -> None:
-    assert {code for code, *_ in CASES} | {"invalid"} == set(CODES)
+    assert {code for code, *_ in [*CASES, *NEVERS]} | {"invalid"} == set(CODES)
 
 
 def test_findings_stand_at_their_rule_with_their_code() -> None:

@@ -171,8 +171,6 @@ WRONG: list[tuple[str, list[str]]] = [
         "version: 1\nrequests: {profiles: [no-export]}",
         ["p.yaml:2:1: `requests` is not supported yet; remove it"],
     ),
-    ("version: 1\nnever: []", ["p.yaml:2:1: `never` is not supported yet; remove it"]),
-    ("version: 1\ncases: []", ["p.yaml:2:1: `cases` is not supported yet; remove it"]),
     (RULE + "- {hsm: {}}", [AT + "3: the key `name` is missing"]),
     (RULE + "- {name: a}", [AT + "3: the key `hsm` is missing"]),
     (RULE + "- a", [AT + "3: associations: expected a mapping, found `a`"]),

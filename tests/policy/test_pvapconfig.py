@@ -174,3 +174,140 @@ def test_one_invalid_entry_stops_the_file_and_all_are_named() -> None:
         "p.yaml:3:10: mode: expected `EP11` or `Accel`, found `EP12`; did you mean `EP11`?",
         "p.yaml:4:62: name: expected text, found a mapping",
     ]
+
+
+# formats, F.1, row by row: what an otherwise right entry may have in one key. None is a key that is left out.
+ID = secret_id("a").hex()
+NBSP = "\\u00a0"
+USUAL = {"ep11": {"mode": "EP11", "name": "a", "mkvp": MKVP}, "accel": {"mode": "Accel"}}
+TABLE: list[tuple[str, str, list[str | None], list[str | None]]] = [
+    (
+        "ep11",
+        "mode",
+        ["EP11", "ep11", '" eP11\\t"', "'EP11'"],
+        [None, "''", "EP 11", "EP1", "CCA", "accel11"],
+    ),
+    ("accel", "mode", ["Accel", "aCCEL", f'"{NBSP}accel "'], [None, "Accelerator", "CCA", "~", "no"]),
+    (
+        "ep11",
+        "mkvp",
+        [
+            MKVP,
+            MKVP.upper(),
+            f"0x{MKVP}",
+            f"0X{MKVP}",
+            MKVP * 2,
+            f"0x{MKVP}{'AB' * 16}",
+            f'" {MKVP} "',
+            "1" * 32,
+        ],
+        [None, "''", "' '", MKVP[:-1], f"{MKVP}a", MKVP * 2 + "0", f"0x0x{MKVP}", f"'{MKVP[:30]}gg'", "0x"],
+    ),
+    (
+        "ep11",
+        "serialnr",
+        [
+            None,
+            "''",
+            "'  '",
+            "93AADFK719460083",
+            "93aadhzu42082261",
+            "'*AADFK719460083\\'",
+            "0123456701234567",
+            "' 93AADFK719460083 '",
+            "2026-11-24T18:40",
+        ],
+        [
+            "93AADFK71946008",
+            "93AADFK7194600831",
+            "'93AADFK 19460083'",
+            f'"93AADFK{NBSP}19460083"',
+            '"93AADFK\\x0119460083"',
+        ],
+    ),
+    (
+        "ep11",
+        "mingen",
+        [None, "''", "CEX8", "cex8", "cEX8", "' CEX8 '"],
+        [*"78", "CEX7", "CEX9", "CEX08", "'>=CEX8'"],
+    ),
+    (
+        "accel",
+        "mingen",
+        [None, "''", "CEX4", "cex5", "Cex6", "CEX7", "CEX8", "' cex8'"],
+        ["CEX3", "CEX9", "CEX10", "8", "CEX", "CEX4A", "CEX6..CEX8", "no"],
+    ),
+    (
+        "ep11",
+        "secretid",
+        [None, "''", ID, ID.upper(), f"0x{ID}", f"0X{ID.upper()}", f"' {ID}'"],
+        [ID[:-1], f"{ID}0", f"{ID[:-1]}g", secret_id("b").hex(), secret_id(" a").hex(), "a"],
+    ),
+    (
+        "ep11",
+        "name",
+        ["a", "' a '", "no", "012", "1e3", "2026-11-24", "~", '"\\x1b[2J"', f"'{'a' * 5000}'"],
+        [None, "''", '"\\t"'],
+    ),
+    ("ep11", "description", [None, "''", "no", "'# any'", '"\\x00"'], ["[a]", "{a: b}"]),
+    ("accel", "description", [None, "0x12"], ["[]"]),
+    ("accel", "name", [None, "''", "a", "no", "3.0"], ["[a]"]),
+    ("accel", "mkvp", [None, "junk", "12", MKVP], ["[junk]"]),
+    ("accel", "serialnr", [None, "junk", "93AADFK719460083"], ["{}"]),
+    ("accel", "secretid", [None, "junk", ID], ["[junk]"]),
+]
+
+
+def with_value(mode: str, key: str, value: str | None) -> str:
+    entry = {**USUAL[mode], key: value}
+    return f"- {{{', '.join(f'{each}: {text}' for each, text in entry.items() if text is not None)}}}"
+
+
+@pytest.mark.parametrize(("mode", "key", "value"), [(m, k, v) for m, k, right, _ in TABLE for v in right])
+def test_what_the_format_takes(mode: str, key: str, value: str | None) -> None:
+    (rule,) = rules(with_value(mode, key, value))
+    assert rule.hsm.mode == mode
+    if mode == "accel":
+        assert (rule.hsm.mkvp, rule.hsm.serial, rule.secret) == (None, None, None)
+    else:
+        assert rule.hsm.mkvp in (KEY, b"\x11" * 16)
+        assert rule.secret is not None
+        assert rule.secret.id == secret_id(rule.secret.name or "")
+
+
+@pytest.mark.parametrize(("mode", "key", "value"), [(m, k, v) for m, k, _, wrong in TABLE for v in wrong])
+def test_what_the_format_refuses(mode: str, key: str, value: str | None) -> None:
+    (finding,) = complaints(with_value(mode, key, value))
+    assert f"`{key}`" in finding or f": {key}: " in finding
+
+
+def test_the_table_has_every_key_for_both_modes() -> None:
+    keys = {"name", "description", "mode", "mkvp", "serialnr", "mingen", "secretid"}
+    assert {(mode, key) for mode, key, _, _ in TABLE} == {(mode, key) for mode in USUAL for key in keys}
+
+
+@pytest.mark.parametrize("key", ["serial", "Name", "NAME", "mk_vp", "generation", "count", "secret"])
+def test_every_other_key_is_refused(key: str) -> None:
+    for mode in USUAL:
+        (finding,) = complaints(with_value(mode, key, "a"))
+        assert f"unknown key `{key}`" in finding
+
+
+@pytest.mark.parametrize("text", ["no", "012", "1e3", "2026-11-24", "~", "0x1f", "1:30", "null"])
+def test_values_that_yaml_would_change_are_the_text_that_stands_there(text: str) -> None:
+    rule = one(f"mode: EP11, name: {text}, mkvp: {MKVP}")
+    assert (rule.name, rule.secret) == (text, Secret(secret_id(text), text))
+
+
+def test_blanks_around_values_do_not_count() -> None:
+    rule = one(
+        f'mode: " EP11 ", name: " a ", mkvp: " 0X{MKVP}\\t", serialnr: " 93AADFK719460083", mingen: " cex8 "'
+    )
+    pattern = Pattern("ep11", KEY, "93AADFK719460083", Interval(8, None))
+    assert rule == Rule("a", pattern, Secret(secret_id("a"), "a"), 1, 1, 3)
+    assert one(f'mode: EP11, secretid: " 0X{ID}", mkvp: {MKVP}, name: " "').secret == Secret(secret_id("a"))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "EP11"])
+def test_what_is_no_list_is_no_pvapconfig_file(text: str) -> None:
+    assert complaints(text)

@@ -64,6 +64,9 @@ def _finding(document: Document, model: type[BaseModel], detail: ErrorDetails) -
     if detail["type"] == "extra_forbidden":
         message = _unknown_key(str(path[-1]), _keys_at(model, path[:-1]))
         return Finding(document.source, *document.key_place(path), message)
+    if path and path[-1] == "[key]":  # pydantic's way to say that the key of a mapping is wrong
+        place = document.key_place(path[:-1])
+        return Finding(document.source, *place, f"{escaped(str(path[-3]))}: {_raised(detail)}")
     field = next((step for step in reversed(path) if isinstance(step, str)), None)
     words = _WORDS.get(detail["type"], _plainly)(detail)
     return document.finding(path, words if field is None else f"{escaped(field)}: {words}")

@@ -1,0 +1,190 @@
+"""The verbs `keyvisor policy prove` and `keyvisor policy diff`.
+
+They print what `prove` and `difference` answer and end with their exit code; they decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyvisor_policy.cli_arguments import File, Inventory, Json, Secrets, held, loaded, there_are
+from keyvisor_policy.terminal import fail, print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from keyvisor_policy.claims import Claim
+    from keyvisor_policy.difference import Difference
+    from keyvisor_policy.plan import HsmOutcome
+    from keyvisor_policy.policy import Policy
+    from keyvisor_policy.rules import Rule
+
+
+def prove(
+    file: File,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Prove that this rule is not shadowed by earlier ones; may be given again."
+        ),
+    ] = None,
+    implies: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD",
+            exists=True,
+            dir_okay=False,
+            help="Prove that FILE allows nothing that OLD refuses.",
+        ),
+    ] = None,
+    equal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER", exists=True, dir_okay=False, help="Prove that FILE and OTHER allow the same."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide over all HSMs there can be: without options, that no `never` of the file can happen.
+
+    What is compared is what may be associated or bound; which rule is first, and how many HSMs it wants, is not.
+
+    Exit code 0: all of it is proved. 1: there is a counterexample, or a file is wrong. 2: wrong command line.
+    """
+    others = [path for path in (implies, equal) if path is not None]
+    policy, *policies = loaded(file, *others)
+    by_path = dict(zip(others, policies, strict=True))
+    rules = [_rule(policy, name) for name in rule or ()]
+    claims = list(
+        _claims(policy, rules, by_path[implies] if implies else None, by_path[equal] if equal else None)
+    )
+    if as_json:
+        print_json(
+            {"proved": all(claim.proved for claim in claims), "claims": [claim.value() for claim in claims]}
+        )
+    for claim in () if as_json else claims:
+        print(printable(str(claim)))
+    if not claims and not as_json:
+        print(printable(f"{file}: nothing to prove, there is no `never`"))
+    if not all(claim.proved for claim in claims):
+        raise typer.Exit(1)
+
+
+def diff(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", exists=True, dir_okay=False, help="The policy before.")
+    ],
+    new: Annotated[
+        Path, typer.Argument(metavar="NEW", exists=True, dir_okay=False, help="The policy after.")
+    ],
+    inventory: Inventory,
+    secrets: Secrets = None,
+    as_json: Json = False,
+) -> None:
+    """Say what changes from one policy to another: for each HSM, and in what may be on any HSM there can be.
+
+    Exit code 0: nothing. 1: something, or a file is wrong. 2: wrong command line.
+    """
+    from keyvisor_policy.difference import difference
+    from keyvisor_policy.errors import InventoryRefused
+
+    before, after = loaded(old, new)
+    there = there_are(inventory)
+    try:
+        found = difference(before, after, there.hsms, held((before, after), secrets), there.current)
+    except InventoryRefused as error:
+        fail(f"{inventory}: {error}")
+    if as_json:
+        print_json(_value(before, after, found))
+    else:
+        _print_difference(found)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def _rule(policy: Policy, name: str) -> Rule:
+    from keyvisor_policy.strict_yaml.wording import nearest
+
+    found = next((rule for rule in policy.rules if rule.name == name), None)
+    if found is None:
+        meant = nearest(name, [rule.name for rule in policy.rules])
+        hint = f"; did you mean `{meant}`?" if meant else ""
+        raise typer.BadParameter(printable(f"`{name}` is no rule of the file{hint}"), param_hint="--rule")
+    return found
+
+
+def _claims(
+    policy: Policy, rules: list[Rule], implied: Policy | None, equal: Policy | None
+) -> Iterator[Claim]:
+    from keyvisor_policy import prove as proofs
+    from keyvisor_policy.claims import implies_claim, never_claim, shadow_claim
+
+    for rule in rules:
+        yield shadow_claim(policy, rule, proofs.shadowed(policy, rule))
+    if implied is not None:
+        yield implies_claim(policy, implied, proofs.implies(policy, implied))
+    if equal is not None:
+        forth, back = proofs.equal(policy, equal)
+        yield implies_claim(policy, equal, forth)
+        yield implies_claim(equal, policy, back)
+    if not rules and implied is None and equal is None:
+        for never, proof in zip(policy.never, proofs.nevers(policy), strict=True):
+            yield never_claim(policy, never, proof)
+
+
+def _print_difference(found: Difference) -> None:
+    from keyvisor_policy.claims import allows
+
+    if found.same:
+        print("nothing changes")
+    if found.hsms:
+        rows = [
+            (change.apqn, _doing(change.was), _doing(change.becomes), "; ".join(change.reasons))
+            for change in found.hsms
+        ]
+        print_table(("HSM", "was", "becomes", "reason"), rows)
+    for rule in found.rules:
+        print(printable(f"now met: rule `{rule.name}`" if rule.met else f"now unmet: {rule.reason}"))
+    for example in found.allowed:
+        print(printable(f"newly allowed, for example: {allows(example)}"))
+    for example in found.refused:
+        print(printable(f"newly refused, for example: {allows(example)} in the old policy"))
+
+
+def _doing(hsm: HsmOutcome) -> str:
+    from keyvisor_policy.strict_yaml.wording import shown
+
+    if hsm.rule is None:
+        return ", ".join(hsm.actions) or "unbound"
+    return f"{shown(hsm.rule.name)}: {', '.join(hsm.actions) or 'keep'}"
+
+
+def _value(before: Policy, after: Policy, found: Difference) -> dict[str, object]:
+    from keyvisor_policy.claims import example_value
+
+    return {
+        "same": found.same,
+        "hsms": [
+            {
+                "apqn": change.apqn,
+                "was": _outcome(change.was),
+                "becomes": _outcome(change.becomes),
+                "reasons": list(change.reasons),
+            }
+            for change in found.hsms
+        ],
+        "rules": [{"name": rule.name, "met": rule.met, "reason": rule.reason} for rule in found.rules],
+        "newly_allowed": [example_value(after, example) for example in found.allowed],
+        "newly_refused": [example_value(before, example) for example in found.refused],
+    }
+
+
+def _outcome(hsm: HsmOutcome) -> dict[str, object]:
+    rule = hsm.rule
+    return {
+        "rule": None if rule is None else rule.name,
+        "secret_id": None if rule is None or rule.secret is None else rule.secret.id.hex(),
+        "actions": list(hsm.actions),
+    }
