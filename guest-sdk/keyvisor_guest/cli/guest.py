@@ -152,7 +152,8 @@ def apply(
     except PlanUnmet as unmet:
         print_plan(unmet.plan, as_json=as_json)
         raise
-    print_plan(plan, as_json=as_json)
+    # What was applied is applied; only of what was not is it told whether it would be.
+    print_plan(plan, as_json=as_json, applies=(plan.met or partial) if dry_run else None)
     if plan.unmet and (strict or not partial):
         raise typer.Exit(1)
 
