@@ -206,7 +206,8 @@ class Firmware:
     def bind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
         """Bind an HSM. Raises ApError."""
         with self._commands.command("bind", self._name(instance), apqn=str(apqn)) as work:
-            self._associations.bind(work, self._guests.of(instance), apqn)
+            guest = self._guests.of(instance)
+            self._associations.bind(work, guest, apqn, guest.policy)
             return self._view(work, instance, apqn)
 
     def unbind(self, instance: InstanceId, apqn: Apqn) -> HsmView:
@@ -242,8 +243,7 @@ class Firmware:
                 found = guest.gate.mechanisms(apqn)
             except PartitionUnusable as error:
                 raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
-        # A policy has no control points for mechanisms, so it allows each.
-        return tuple(MechanismView(one, allowed=True) for one in found)
+        return tuple(MechanismView(one, allowed=one.allowed) for one in found)
 
     def list_secrets(self, instance: InstanceId) -> tuple[tuple[Entry, ...], bool]:
         """The entries of the guest's store, and whether it is locked."""
@@ -341,6 +341,7 @@ class Firmware:
                 guest = self._guests.of(instance)
                 policy = read(row)
                 self._register(work, instance, row)
+                self._associations.control(work, guest, policy)
                 for step in steps:
                     self._do(work, guest, step, policy)
                 self._associations.release_forbidden(work, guest, policy)
@@ -368,7 +369,7 @@ class Firmware:
             case PlanStep("unbind", apqn):
                 self._associations.unbind(work, guest, apqn)
             case PlanStep("bind", apqn):
-                self._associations.bind(work, guest, apqn)
+                self._associations.bind(work, guest, apqn, policy)
             case PlanStep("associate", apqn, bytes() as secret_id):
                 self._associations.associate(work, guest, apqn, SecretId(secret_id), policy)
             case _:

@@ -6,10 +6,11 @@ take back. Knows no door; the order of the checks is that of the response codes'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from keyvisor_firmware.association.effects import Effects
+from keyvisor_firmware.association.effects import Controlled, Effects
 from keyvisor_firmware.association.gates import Gate
 from keyvisor_firmware.association.hsms import Hsms, as_policy_sees
 from keyvisor_firmware.association.machine import OUTCOMES, Command, Outcome, State, after
@@ -24,8 +25,9 @@ from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Mode
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
-from keyvisor_policy import NotPermitted, Policy
+from keyvisor_policy import NotPermitted, Policy, Rule
 from keyvisor_policy import SecretId as PolicySecretId
+from keyvisor_policy.control_points import NO_CONTROL_POINTS
 
 _NO_POLICY: Final = "the guest has registered no policy; apply one that names the secret"
 
@@ -45,7 +47,7 @@ class Associations:
     def __init__(self, hsms: Hsms) -> None:
         self._hsms = hsms
 
-    def bind(self, work: Work, guest: Running, apqn: Apqn) -> None:
+    def bind(self, work: Work, guest: Running, apqn: Apqn, policy: Policy | None) -> None:
         """Raises ApError: 3e not open yet, 01 not attached, 03 offline, 30 bound already or of a kind that is not
         bound, 36 failed before, 09 held by another guest.
         """
@@ -61,7 +63,7 @@ class Associations:
                 ApCode.BOUND_TO_ANOTHER, f"HSM {apqn} is held by another guest; choose another"
             ) from None
         try:
-            work.effects.bind(guest.gate, apqn)
+            work.effects.bind(guest.gate, apqn, _binding_rule(policy, hsm))
         except PartitionUnusable as error:
             raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
 
@@ -77,12 +79,12 @@ class Associations:
         after(_state(work, guest, apqn), Command.ASSOCIATE, str(apqn))
         _require_associable(hsm)
         index = _find(guest.secrets, apqn, secret_id)
-        require_permitted(policy, hsm, secret_id)
+        rule = require_permitted(policy, hsm, secret_id)
         keys = self._hsms.partition_keys(apqn, guest.secrets.association_secret(index))
         associated = HeldHsm(apqn, OUTCOMES[Outcome.OPENED], index, secret_id)
         work.storage.set_binding(guest.instance.id, associated)
         try:
-            work.effects.associate(guest.gate, apqn, keys)
+            work.effects.associate(guest.gate, apqn, keys, rule.name)
         except PartitionUnusable as error:
             message = f"the key partition of HSM {apqn} does not open; unbind it, then try again"
             raise AssociationFailed(message) from error
@@ -101,8 +103,10 @@ class Associations:
     def release(self, work: Work, guest: Running, binding: HeldHsm) -> None:
         """End what `binding` says, whoever wants it ended."""
         work.storage.unbind(guest.instance.id, binding.apqn)
-        keys = self.keys(guest.secrets, binding)
-        work.effects.unbind(guest.gate, binding.apqn, lambda: reinstate(guest.gate, binding, keys, wait=True))
+        keys, rule = self.keys(guest.secrets, binding), self._rule(binding, guest.policy)
+        work.effects.unbind(
+            guest.gate, binding.apqn, lambda: reinstate(guest.gate, binding, keys, rule, wait=True)
+        )
 
     def release_forbidden(self, work: Work, guest: Running, policy: Policy) -> tuple[Apqn, ...]:
         """End the guest's associations that `policy` does not allow; which those were."""
@@ -111,6 +115,30 @@ class Associations:
         for binding in forbidden:
             self.release(work, guest, binding)
         return tuple(binding.apqn for binding in forbidden)
+
+    def control(self, work: Work, guest: Running, policy: Policy) -> None:
+        """From now on `policy` decides what the guest's HSMs may be asked."""
+        bindings = tuple(work.storage.bindings(guest.instance.id).values())
+        work.effects.control(
+            guest.gate, self._controlled(bindings, policy), self._controlled(bindings, guest.policy)
+        )
+
+    def _controlled(self, bindings: Iterable[HeldHsm], policy: Policy | None) -> Controlled:
+        rules = {binding.apqn: self._rule(binding, policy) for binding in bindings}
+        points = NO_CONTROL_POINTS if policy is None else policy.control_points
+        return points, {apqn: rule for apqn, rule in rules.items() if rule is not None}
+
+    def _rule(self, binding: HeldHsm, policy: Policy | None) -> str | None:
+        """The name of the association rule that the guest holds the HSM through; None if no rule says so."""
+        if binding.apqn not in self._hsms:
+            return None
+        hsm = self._hsms.query(binding.apqn)
+        if binding.state is not State.ASSOCIATED or binding.secret_id is None:
+            return _binding_rule(policy, hsm)
+        try:
+            return require_permitted(policy, hsm, binding.secret_id).name
+        except ApError:
+            return None
 
     def stands(self, binding: HeldHsm, policy: Policy | None) -> bool:
         """Whether a binding may stay as it is. Asked of every binding again when the policy or the cards change."""
@@ -124,6 +152,11 @@ class Associations:
         except ApError:
             return False
         return True
+
+    def reinstate(self, guest: Running, binding: HeldHsm) -> None:
+        """Let a gate that is new pass what `binding` says, once it runs."""
+        keys, rule = self.keys(guest.secrets, binding), self._rule(binding, guest.policy)
+        reinstate(guest.gate, binding, keys, rule, wait=False)
 
     def keys(self, secrets: SecretStore, binding: HeldHsm) -> PartitionKeys | None:
         """What opens the partition of an associated HSM; None for every other."""
@@ -139,21 +172,31 @@ class Associations:
         return hsm
 
 
-def reinstate(gate: Gate, binding: HeldHsm, keys: PartitionKeys | None, *, wait: bool) -> None:
+def reinstate(
+    gate: Gate, binding: HeldHsm, keys: PartitionKeys | None, rule: str | None, *, wait: bool
+) -> None:
     """Let an attached, unbound HSM be again what `binding` says. Raises PartitionUnusable."""
     if binding.state not in (State.BOUND, State.ASSOCIATED):
         return
-    gate.bind(binding.apqn)
+    gate.bind(binding.apqn, rule=rule)
     if keys is not None:
-        gate.associate(binding.apqn, keys, wait=wait)
+        gate.associate(binding.apqn, keys, rule=rule, wait=wait)
 
 
-def require_permitted(policy: Policy | None, hsm: ConfigurationData, secret_id: SecretId) -> None:
-    """Raises ApError 3f unless a rule of `policy` allows the secret on the HSM."""
+def _binding_rule(policy: Policy | None, hsm: ConfigurationData) -> str | None:
+    """The first rule that this HSM is bound by without a secret: an accelerator's."""
+    if policy is None or hsm.mode is not Mode.ACCEL:
+        return None
+    matching = policy.rules_for(as_policy_sees(hsm))
+    return next((rule.name for rule in matching if rule.secret is None), None)
+
+
+def require_permitted(policy: Policy | None, hsm: ConfigurationData, secret_id: SecretId) -> Rule:
+    """The rule of `policy` that allows the secret on the HSM. Raises ApError 3f where none does."""
     if policy is None:
         raise ApError(ApCode.NOT_PERMITTED, f"HSM {hsm.apqn} cannot be associated: {_NO_POLICY}")
     try:
-        policy.permit(as_policy_sees(hsm), PolicySecretId(secret_id))
+        return policy.permit(as_policy_sees(hsm), PolicySecretId(secret_id))
     except NotPermitted as error:
         raise ApError(ApCode.NOT_PERMITTED, str(error)) from None
 

@@ -6,15 +6,17 @@ undone here in reverse order; a crash needs no undoing, since gates end with the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from keyvisor_firmware.association.gates import Gate
 from keyvisor_firmware.audit import Log
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy.control_points import ControlPoints
 
 Undo = Callable[[], None]
+Controlled = tuple[ControlPoints, Mapping[Apqn, str]]  # and the rules that HSMs are held through
 
 
 class Effects:
@@ -34,18 +36,23 @@ class Effects:
         self.note(lambda: gate.attach(hsm))
         gate.detach(hsm.apqn)
 
-    def bind(self, gate: Gate, apqn: Apqn) -> None:
-        """Non-sensitive requests pass. Raises PartitionUnusable."""
-        self._attempt(lambda: gate.unbind(apqn), lambda: gate.bind(apqn))
+    def control(self, gate: Gate, now: Controlled, before: Controlled) -> None:
+        """Another policy decides what HSMs may be asked. `before` is what decided until now."""
+        self.note(lambda: gate.control(*before))
+        gate.control(*now)
 
-    def associate(self, gate: Gate, apqn: Apqn, keys: PartitionKeys) -> None:
+    def bind(self, gate: Gate, apqn: Apqn, rule: str | None) -> None:
+        """Non-sensitive requests pass. Raises PartitionUnusable."""
+        self._attempt(lambda: gate.unbind(apqn), lambda: gate.bind(apqn, rule=rule))
+
+    def associate(self, gate: Gate, apqn: Apqn, keys: PartitionKeys, rule: str) -> None:
         """Sensitive requests pass. Raises PartitionUnusable."""
 
         def back_to_bound() -> None:
             gate.unbind(apqn)
             gate.bind(apqn)
 
-        self._attempt(back_to_bound, lambda: gate.associate(apqn, keys))
+        self._attempt(back_to_bound, lambda: gate.associate(apqn, keys, rule=rule))
 
     def unbind(self, gate: Gate, apqn: Apqn, before: Undo) -> None:
         """Nothing passes. `before` gives the gate what it granted until now."""

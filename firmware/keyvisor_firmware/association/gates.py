@@ -5,11 +5,12 @@ The firmware decides and the gate enforces; neither imports the other. A gate ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy.control_points import ControlPoints
 
 
 class RefusedCall(Protocol):
@@ -28,7 +29,10 @@ class RefusedCall(Protocol):
 
 
 class Mechanism(Protocol):
-    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO; the unit of the key sizes is the mechanism's own."""
+    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO; the unit of the key sizes is the mechanism's own.
+
+    `allowed`: whether the policy leaves any function of it; the flags are then those that are left.
+    """
 
     @property
     def type(self) -> int: ...
@@ -38,6 +42,8 @@ class Mechanism(Protocol):
     def max_key_size(self) -> int: ...
     @property
     def flags(self) -> int: ...
+    @property
+    def allowed(self) -> bool: ...
 
 
 class Gate(Protocol):
@@ -49,13 +55,21 @@ class Gate(Protocol):
     def detach(self, apqn: Apqn) -> None:
         """The slot is gone."""
 
-    def bind(self, apqn: Apqn) -> None:
-        """Non-sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was."""
+    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+        """What the policy lets HSMs be asked, from when this returns; `rules` are those that HSMs are held through."""
 
-    def associate(self, apqn: Apqn, keys: PartitionKeys, *, wait: bool = True) -> None:
+    def bind(self, apqn: Apqn, *, rule: str | None = None) -> None:
+        """Non-sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was.
+
+        `rule` is the association rule that an accelerator is held through.
+        """
+
+    def associate(
+        self, apqn: Apqn, keys: PartitionKeys, *, rule: str | None = None, wait: bool = True
+    ) -> None:
         """Sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was.
 
-        Without `wait` the partition is opened by the gate that runs next, not now: after a restart.
+        `rule` is the association rule that allows it. Without `wait` the partition is opened by the gate that runs next, not now: after a restart.
         """
 
     def unbind(self, apqn: Apqn) -> None:

@@ -1,6 +1,6 @@
 """One connection of an application: its sessions, its objects, its logins, and the calls it makes of the module.
 
-Every call of the module goes through `Connection.enter`, which is steps 2 and 3 of the filter, and leaves through
+Every call of the module goes through `Connection.enter`, which is steps 2 to 4 of the filter, and leaves through
 `Connection.invoke`, which withholds an answer whose grant was revoked meanwhile. Knows no bytes of the protocol.
 
 A connection is a monitor: whoever works on it holds its lock, and lets it go only while it is inside the module or
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from keyvisor_firmware.broker.calls import Access, Call
+from keyvisor_firmware.broker.control_points import require_allowed
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Handles, ObjectHandle, Session
 from keyvisor_firmware.broker.hot.loop import HotLoop, Lock
@@ -58,15 +60,20 @@ class Connection:
             raise Failed(CKR.SLOT_ID_INVALID, "no such HSM is attached to this guest")
         return slot
 
-    def enter(self, call: Call, handle: int) -> tuple[Session, Grant]:
-        """Let `call` on a session through to the module. Raises Refused; the session is then as it was."""
-        session = self.handles.session(handle)
+    def enter(self, call: Call, values: Sequence[Any]) -> tuple[Session, Grant]:
+        """Let `call` on a session, the first of its arguments, through to the module.
+
+        Raises Refused; the session is then as it was.
+        """
+        session = self.handles.session(values[0])
         grant = self._admit(call, session)
-        if session.keys is not grant.keys:
+        if session.keys is not grant.keys or (session.ticket.began and session.control != grant.control):
             self._open_real(session, grant.keys)
+        session.control = grant.control
         # Not under a call of the loop: it looks at what it was let through under once more when it comes back.
         if session.ticket.granted != grant.word and not session.ticket.inside:
             self._let_through(session, grant)
+        require_allowed(self, session, grant, call, values)
         return session, grant
 
     def _admit(self, call: Call, session: Session) -> Grant:
@@ -92,6 +99,8 @@ class Connection:
     def _let_through(self, session: Session, grant: Grant) -> None:
         """From now on the hot loop may do for the session what the filter lets through under this grant."""
         slot = session.slot
+        if session.grant is not None and session.grant.control != grant.control:
+            self.handles.board.change()  # what was remembered was decided by another policy
         session.grant = grant
         session.ticket.grant(
             grant.word, slot.word_address, slot.permitted_calls(grant), grant.keys.functions.buffer_info()[0]

@@ -1,7 +1,8 @@
 """What the daemon and a gate say to each other, as JSON over a socket that keeps messages apart.
 
 The daemon sends the whole picture of the guest's HSMs each time it changes; the gate answers which of them it
-could not make ready. It may also ask what the module behind an HSM can do. On a second socket the gate only tells:
+could not make ready. The control points of the guest's policy may be longer than a message: they come beside the
+picture as an open file, and the picture names their digest. It may also ask what the module behind an HSM can do. On a second socket the gate only tells:
 what it refused, and that it leaves because it is idle.
 """
 
@@ -43,29 +44,38 @@ class HsmPicture:
     word: int
     binding: int
     partition: PartitionPlace | None
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All HSMs of the guest."""
+    """All HSMs of the guest. `points` is the digest of its policy's control points in hexadecimal digits, empty if it has none.
+
+    An HSM's `rule` is the association rule that the guest holds it through.
+    """
 
     hsms: tuple[HsmPicture, ...]
+    points: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MechanismsOf:
-    """The daemon asks what the module behind a slot can do."""
+    """The daemon asks what the module behind a slot can do, and the policy lets it."""
 
     slot: int
 
 
 class Mechanism(NamedTuple):
-    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO: each is an unsigned number of 64 bits."""
+    """One CK_MECHANISM_TYPE with its CK_MECHANISM_INFO: each is an unsigned number of 64 bits.
+
+    `allowed`: whether the policy leaves any function of it; its flags are then those that are left.
+    """
 
     type: int
     min_key_size: int
     max_key_size: int
     flags: int
+    allowed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +107,23 @@ class Refusal:
 Request = Picture | MechanismsOf  # what the daemon sends; the gate answers Ready, or Mechanisms
 
 
-def send(channel: socket.socket, message: Request | Ready | Mechanisms | Refusal, flags: int = 0) -> None:
+def send(channel: socket.socket, message: Ready | Mechanisms | Refusal, flags: int = 0) -> None:
     """Send one message. Raises OSError."""
     channel.send(json.dumps(asdict(message), separators=(",", ":")).encode(), flags)
 
 
-def receive_request(channel: socket.socket) -> Request | None:
-    """What the daemon wants next; None at the end."""
-    data = channel.recv(MAX_MESSAGE)
-    return _request(json.loads(data)) if data else None
+def ask(channel: socket.socket, request: Request, points: int | None = None) -> None:
+    """Send a request; `points` is the descriptor of the file with the control points that a picture names. Raises OSError."""
+    data = json.dumps(asdict(request), separators=(",", ":")).encode()
+    socket.send_fds(channel, [data], [] if points is None else [points])
+
+
+def receive_request(channel: socket.socket) -> tuple[Request, int | None] | None:
+    """What the daemon wants next, and the descriptor that came with it, which is the caller's to close; None at the end."""
+    data, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 1)
+    if not data:
+        return None
+    return _request(json.loads(data)), (descriptors[0] if descriptors else None)
 
 
 def receive_ready(channel: socket.socket) -> Ready:
@@ -153,7 +171,9 @@ def _ready(value: dict[str, Any]) -> Ready:
 
 def _mechanisms(value: dict[str, Any]) -> Mechanisms:
     failed = value["failed"]
-    found = tuple(Mechanism(*(_ulong(number) for number in one)) for one in value["found"])
+    found = tuple(
+        Mechanism(*(_ulong(number) for number in numbers), allowed is True) for *numbers, allowed in value["found"]
+    )
     return Mechanisms(found, None if failed is None else str(failed))
 
 
@@ -180,7 +200,7 @@ def _request(value: dict[str, Any]) -> Request:
 
 
 def _picture(value: dict[str, Any]) -> Picture:
-    return Picture(tuple(_hsm(one) for one in value["hsms"]))
+    return Picture(tuple(_hsm(one) for one in value["hsms"]), value["points"])
 
 
 def _hsm(value: dict[str, Any]) -> HsmPicture:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from keyvisor_firmware.broker.calls import Call, Role
 from keyvisor_firmware.broker.codec import Needed, pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.control_points import HANDLE_CODES, require_made_allowed
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Session
 from keyvisor_firmware.broker.operations import BEGINS, ENDS
@@ -57,14 +58,6 @@ class _Native:
     wanted: bool = True  # whether a result is, where a call says so
 
 
-_HANDLE_ROLES: Final[dict[Role, CKR]] = {
-    Role.KEY: CKR.KEY_HANDLE_INVALID,
-    Role.OBJECT: CKR.OBJECT_HANDLE_INVALID,
-    Role.WRAPPING_KEY: CKR.WRAPPING_KEY_HANDLE_INVALID,
-    Role.UNWRAPPING_KEY: CKR.UNWRAPPING_KEY_HANDLE_INVALID,
-    Role.OPTIONAL_KEY: CKR.KEY_HANDLE_INVALID,
-}
-
 _Step = Callable[[Connection, Session, Grant, Any, _Native], None]
 
 
@@ -73,7 +66,7 @@ def _handle(role: Role) -> _Step:
         if native.cancels or (value == 0 and role is Role.OPTIONAL_KEY):
             native.arguments.append(0)
             return
-        native.arguments.append(connection.object(session, grant, value, _HANDLE_ROLES[role]).real)
+        native.arguments.append(connection.object(session, grant, value, HANDLE_CODES[role]).real)
 
     return step
 
@@ -136,7 +129,7 @@ def _room(connection: Connection, _s: Session, _g: Grant, value: int, native: _N
 
 
 STEPS: Final[dict[Role, _Step]] = {
-    **{role: _handle(role) for role in _HANDLE_ROLES},
+    **{role: _handle(role) for role in HANDLE_CODES},
     Role.NUMBER: _number,
     Role.MECHANISM: _mechanism,
     Role.TEMPLATE: _template,
@@ -157,10 +150,10 @@ def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
 
 def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Do `call`, whose first argument is a session, in the module. The body of the reply. Raises Refused."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     native = _in_native_form(connection, session, grant, call, values)
     if call.reply in ("u", "uu"):
-        return _make(connection, session, grant, call, native)
+        return _make(connection, session, grant, call, values, native)
     ticket = session.ticket
     begins = 0 if native.cancels else BEGINS.get(call.name, 0)
     anew = begins & ~ticket.began
@@ -182,9 +175,9 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
 
 def derive_and_update(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """C_DeriveKey2: C_DeriveKey in the module; the reply tells its CK_RV, the updated parameter, the key."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     native = _in_native_form(connection, session, grant, call, values)
-    made = _made(connection, session, grant, "C_DeriveKey", native, 1)
+    made = _made(connection, session, grant, call, values, native, 1)
     if isinstance(made, int):
         return pack_error(made)
     return pack_reply(call, CKR.OK, None, *made)
@@ -202,22 +195,41 @@ def _in_native_form(
     return native
 
 
-def _make(connection: Connection, session: Session, grant: Grant, call: Call, native: _Native) -> bytes:
+def _make(
+    connection: Connection,
+    session: Session,
+    grant: Grant,
+    call: Call,
+    values: tuple[Any, ...],
+    native: _Native,
+) -> bytes:
     """Do a call that makes as many objects as the reply has numbers."""
-    made = _made(connection, session, grant, call.name, native, len(call.reply))
+    made = _made(connection, session, grant, call, values, native, len(call.reply))
     return pack_error(made) if isinstance(made, int) else pack_reply(call, *made)
 
 
+# What the module calls a call that differs by how its reply travels alone.
+_IN_THE_MODULE: Final = {"C_DeriveKey2": "C_DeriveKey"}
+
+
 def _made(
-    connection: Connection, session: Session, grant: Grant, name: str, native: _Native, count: int
+    connection: Connection,
+    session: Session,
+    grant: Grant,
+    call: Call,
+    values: tuple[Any, ...],
+    native: _Native,
+    count: int,
 ) -> int | list[int]:
-    """The handles of the objects that the module made, or its CK_RV. All of them can be named, or none is left."""
+    """The handles of the objects that the module made, or its CK_RV. All of them may be had and named, or none is left."""
+    name = _IN_THE_MODULE.get(call.name, call.name)
     made = [Ulongs(1) for _ in range(count)]
     with grant.keys.room.reserved(count, connection.limits.partition_objects):
         try:
             rv = connection.invoke(session, grant, name, *native.arguments, *(one.address for one in made))
             if rv:
                 return rv
+            require_made_allowed(connection, session, grant, call, values, [one[0] for one in made])
             named = connection.adopt(session, grant, [one[0] for one in made])
         except Refused:
             connection.destroy(session, grant, [one[0] for one in made if one[0]])

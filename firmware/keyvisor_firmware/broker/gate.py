@@ -1,7 +1,8 @@
 """The process that serves one guest's PKCS#11 door: `python -m keyvisor_firmware.broker.gate`, started by the daemon.
 
 It inherits the door's listening socket, two channels to the daemon and the page with the states of the guest's
-HSMs. It ends when the daemon is gone, or when it was idle for a while. It knows no policy and no database.
+HSMs. It ends when the daemon is gone, or when it was idle for a while. Of the policy it knows the control points, which
+the daemon hands it; it knows no policy file and no database.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Final, NoReturn
 
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.control_points import Control, served
+from keyvisor_firmware.broker.control_points_file import read_points
 from keyvisor_firmware.broker.errors import BrokerError, Refused
 from keyvisor_firmware.broker.hot.loop import HotLoop, load
 from keyvisor_firmware.broker.key_store import KeyStore, KeyStores
@@ -30,8 +33,10 @@ from keyvisor_firmware.broker.peers import require_own_peer
 from keyvisor_firmware.broker.serve import serve
 from keyvisor_firmware.broker.slots import Description, Grant, Slot
 from keyvisor_firmware.broker.state_page import HsmState, map_states, state_of
+from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo
 from keyvisor_hsm.errors import ModuleRefused, PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
 
 _REFUSAL_ROOM: Final = 4096  # bytes of reason that travel to the daemon
 _CORE_FILTER: Final = Path("/proc/self/coredump_filter")
@@ -58,6 +63,7 @@ class Gate:
         self.connections: set[Connection] = set()
         self._changing = threading.Lock()
         self._stores = KeyStores(library)
+        self._points: ControlPoints = NO_CONTROL_POINTS
         self._words = words
         self._notices = notices
         # What an HSM has that is bound and not associated: a token without keys, which ends with this process.
@@ -73,9 +79,13 @@ class Gate:
         with self._changing:
             return self._adopt(picture)
 
-    def answer(self, request: control.Request) -> control.Ready | control.Mechanisms:
-        """Do what the daemon says."""
+    def answer(
+        self, request: control.Request, points: int | None = None
+    ) -> control.Ready | control.Mechanisms:
+        """Do what the daemon says. `points` is the descriptor that came with it."""
         if isinstance(request, control.Picture):
+            if request.points != self._points.digest.hex():
+                self._points = NO_CONTROL_POINTS if points is None else read_points(points)
             return control.Ready(self.adopt(request))
         with self._changing:  # nobody takes the HSM's keys away meanwhile
             return self._mechanisms(request.slot)
@@ -89,7 +99,9 @@ class Gate:
             found = grant.keys.mechanisms()
         except ModuleRefused as error:
             return control.Mechanisms((), f"the module lists no mechanisms: {error}")
-        return control.Mechanisms(tuple(control.Mechanism(type_, *found[type_]) for type_ in sorted(found)))
+        return control.Mechanisms(
+            tuple(_mechanism(grant.control, type_, found[type_]) for type_ in sorted(found))
+        )
 
     def _adopt(self, picture: control.Picture) -> dict[str, str]:
         failed = {}
@@ -120,7 +132,9 @@ class Gate:
         """Be ready for the state that the page shows, or will show as soon as the daemon has its answer."""
         wanted = None
         if state_of(hsm.word) is not HsmState.UNBOUND:
-            wanted = slot.offered(hsm.word) or Grant(hsm.word, hsm.binding, self._store(hsm))
+            wanted = slot.offered(hsm.word) or Grant(
+                hsm.word, hsm.binding, self._store(hsm), Control(self._points, hsm.rule)
+            )
         self._leave(slot, slot.offer(wanted))
 
     def _store(self, hsm: control.HsmPicture) -> KeyStore:
@@ -210,6 +224,13 @@ def _description(hsm: control.HsmPicture) -> Description:
     return Description(hsm.apqn, hsm.mode, hsm.generation, hsm.serial, hsm.firmware)
 
 
+def _mechanism(allowed: Control, type_: int, info: MechanismInfo) -> control.Mechanism:
+    flags = served(allowed, type_, info.flags)
+    if flags is None:
+        return control.Mechanism(type_, *info, allowed=False)
+    return control.Mechanism(type_, info.min_key_size, info.max_key_size, flags)
+
+
 def _leave_no_core() -> None:
     """A module that crashes takes this process along, whose memory holds keys and PINs: none of it goes to a file.
 
@@ -232,8 +253,17 @@ def _room_for_connections(most: int) -> int:
 
 def _obey(gate: Gate, channel: socket.socket) -> None:
     """Do what the daemon says, until it is gone."""
-    while (request := control.receive_request(channel)) is not None:
-        control.send(channel, gate.answer(request))
+    while (received := control.receive_request(channel)) is not None:
+        _answer(gate, channel, *received)
+
+
+def _answer(gate: Gate, channel: socket.socket, request: control.Request, points: int | None) -> None:
+    try:
+        answer = gate.answer(request, points)
+    finally:
+        if points is not None:
+            os.close(points)
+    control.send(channel, answer)
 
 
 def main() -> None:
@@ -277,7 +307,7 @@ def main() -> None:
     # No connection is taken before the first picture is there.
     first = control.receive_request(channel)
     if first is not None:
-        control.send(channel, gate.answer(first))
+        _answer(gate, channel, *first)
         threading.Thread(target=until_idle, daemon=True).start()
         threading.Thread(target=until_daemon_ends, daemon=True).start()
         ended.wait()

@@ -101,10 +101,18 @@ class GateProcess:
         ours.settimeout(_ANSWER_SECONDS)
         return cls(popen, ours, heard)
 
-    def converse(self, request: control.Request, receive: Callable[[socket.socket], _Answer]) -> _Answer:
-        """Send a request and take its answer. Raises GateError; GateEnded if the gate is gone."""
+    def converse(
+        self,
+        request: control.Request,
+        receive: Callable[[socket.socket], _Answer],
+        points: int | None = None,
+    ) -> _Answer:
+        """Send a request, and with a picture the descriptor of its control points, and take its answer.
+
+        Raises GateError; GateEnded if the gate is gone.
+        """
         try:
-            control.send(self._channel, request)
+            control.ask(self._channel, request, points)
         except OSError as error:
             raise GateEnded(f"the gate is gone: {error}") from None
         return receive(self._channel)

@@ -1,13 +1,14 @@
 """The daemon's side of the gates: each guest's door, its state page, and when a process has to serve it.
 
 A gate is started at the first connection, or when an association has to open a partition, and again when it died.
-What a gate must know is kept here, so a gate can be lost at any time. Knows no policy and no database; how a gate's
+What a gate must know is kept here, so a gate can be lost at any time. Knows no policy file and no database; how a gate's
 process is had and talked to is `gate_process`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import shutil
 import socket
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from keyvisor_firmware.broker import control
+from keyvisor_firmware.broker.control_points_file import points_file
 from keyvisor_firmware.broker.errors import GateEnded, GateError
 from keyvisor_firmware.broker.gate_process import GateProcess, GateProgram, Start
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
@@ -29,6 +31,7 @@ from keyvisor_firmware.broker.state_page import MAX_HSMS, HsmState, StatePage, w
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
 
 _KEPT_REFUSALS: Final = 256
 _BACKLOG: Final = 1024
@@ -49,6 +52,7 @@ class _Hsm:
     epoch: int = 0
     binding: int = 0
     keys: PartitionKeys | None = None
+    rule: str | None = None  # the association rule that it is held through
 
     @property
     def word(self) -> int:
@@ -66,6 +70,8 @@ class Gatekeeper:
         self._scratch = door.parent / "scratch"
         self._start = start
         self._page = StatePage()
+        self._points: ControlPoints = NO_CONTROL_POINTS
+        self._points_file: int | None = None
         self._hsms: dict[Apqn, _Hsm] = {}
         self._epoch = 0
         self._lock = threading.RLock()
@@ -100,23 +106,55 @@ class Gatekeeper:
             del self._hsms[apqn]
             self._tell()
 
-    def bind(self, apqn: Apqn) -> None:
-        """Non-sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was."""
+    def bind(self, apqn: Apqn, *, rule: str | None = None) -> None:
+        """Non-sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was.
+
+        `rule` is the association rule that an accelerator is held through.
+        """
         with self._lock:
             hsm = self._hsms[apqn]
             hsm.binding = self._epoch + 1
-            self._grant(hsm, HsmState.BOUND, None, wait=self._process is not None)
+            self._grant(hsm, HsmState.BOUND, None, rule, wait=self._process is not None)
 
-    def associate(self, apqn: Apqn, keys: PartitionKeys, *, wait: bool = True) -> None:
+    def associate(
+        self, apqn: Apqn, keys: PartitionKeys, *, rule: str | None = None, wait: bool = True
+    ) -> None:
         """Sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was.
 
-        With `wait` the partition is opened now, in a gate that is started for it if none runs; without, by the next
+        `rule` is the association rule that allows it. With `wait` the partition is opened now, in a gate that is started for it if none runs; without, by the next
         gate that runs (after a restart of the daemon, when the partition is known to exist).
         """
         with self._lock:
-            self._grant(self._hsms[apqn], HsmState.ASSOCIATED, keys, wait=wait)
+            self._grant(self._hsms[apqn], HsmState.ASSOCIATED, keys, rule, wait=wait)
             if not wait:
                 self._tell()
+
+    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+        """From now on `points` decide what the guest may ask of its HSMs; `rules` are those that they are held through.
+
+        Effective when this returns: what is asked afterwards is decided by these. An operation that was begun under
+        others ends; a call that is inside the module goes on.
+        """
+        with self._lock:
+            changed = points.digest != self._points.digest
+            concerned = [hsm for apqn, hsm in self._hsms.items() if changed or hsm.rule != rules.get(apqn)]
+            if changed:
+                self._keep_points(points)
+            for apqn, hsm in self._hsms.items():
+                hsm.rule = rules.get(apqn)
+            for hsm in concerned:
+                if hsm.state is not HsmState.UNBOUND:
+                    self._epoch += 1
+                    hsm.epoch = self._epoch
+            self._tell()
+            for hsm in concerned:
+                self._page.set(hsm.index, hsm.word)
+
+    def _keep_points(self, points: ControlPoints) -> None:
+        file = points_file(points) if points.points else None
+        if self._points_file is not None:
+            os.close(self._points_file)
+        self._points, self._points_file = points, file
 
     def unbind(self, apqn: Apqn) -> None:
         """Nothing passes any more when this returns: the page says so before the gate is told."""
@@ -156,6 +194,8 @@ class Gatekeeper:
         self.listener.close()
         self.door.unlink(missing_ok=True)
         self._page.close()
+        if self._points_file is not None:
+            os.close(self._points_file)
         self._wake.close()
         self._woken.close()
 
@@ -218,16 +258,18 @@ class Gatekeeper:
 
     # --- inside
 
-    def _grant(self, hsm: _Hsm, state: HsmState, keys: PartitionKeys | None, *, wait: bool) -> None:
+    def _grant(
+        self, hsm: _Hsm, state: HsmState, keys: PartitionKeys | None, rule: str | None, *, wait: bool
+    ) -> None:
         """The gate makes itself ready for the new word before the page shows it."""
-        before = (hsm.state, hsm.epoch, hsm.keys)
+        before = (hsm.state, hsm.epoch, hsm.keys, hsm.rule)
         self._epoch += 1
-        hsm.state, hsm.epoch, hsm.keys = state, self._epoch, keys
+        hsm.state, hsm.epoch, hsm.keys, hsm.rule = state, self._epoch, keys, rule
         try:
             if wait:
                 self._require_ready(hsm)
         except (GateError, PartitionUnusable) as error:
-            hsm.state, hsm.epoch, hsm.keys = before
+            hsm.state, hsm.epoch, hsm.keys, hsm.rule = before
             self._tell()
             raise PartitionUnusable(str(error)) from None
         self._page.set(hsm.index, hsm.word)
@@ -252,7 +294,7 @@ class Gatekeeper:
 
     def _publish(self, hsm: _Hsm, state: HsmState) -> None:
         self._epoch += 1
-        hsm.state, hsm.epoch, hsm.keys = state, self._epoch, None
+        hsm.state, hsm.epoch, hsm.keys, hsm.rule = state, self._epoch, None, None
         self._page.set(hsm.index, hsm.word)
 
     def _free_index(self) -> int:
@@ -275,22 +317,28 @@ class Gatekeeper:
         """Send the picture and take the answer: which HSMs are not ready, and why. Raises GateError."""
         if self._process is None:
             return {}
-        return self._converse(self._picture(), control.receive_ready).failed
+        return self._converse(self._picture(), control.receive_ready, self._points_file).failed
 
-    def _converse(self, request: control.Request, receive: Callable[[socket.socket], _Answer]) -> _Answer:
+    def _converse(
+        self,
+        request: control.Request,
+        receive: Callable[[socket.socket], _Answer],
+        points: int | None = None,
+    ) -> _Answer:
         """Send a request to the gate and take its answer. Raises GateError, and then has ended the gate."""
         process = self._process
         if process is None:
             raise GateError("no gate runs: the door is closed")
         try:
-            return process.converse(request, receive)
+            return process.converse(request, receive, points)
         except GateError:
             self._end()
             raise
 
     def _picture(self) -> control.Picture:
         return control.Picture(
-            tuple(self._hsm_picture(apqn, hsm) for apqn, hsm in sorted(self._hsms.items()))
+            tuple(self._hsm_picture(apqn, hsm) for apqn, hsm in sorted(self._hsms.items())),
+            self._points.digest.hex(),
         )
 
     def _hsm_picture(self, apqn: Apqn, hsm: _Hsm) -> control.HsmPicture:
@@ -305,6 +353,7 @@ class Gatekeeper:
             word=hsm.word,
             binding=hsm.binding,
             partition=None if hsm.keys is None else self._place(hsm.keys),
+            rule=hsm.rule,
         )
 
     def _place(self, keys: PartitionKeys) -> control.PartitionPlace:

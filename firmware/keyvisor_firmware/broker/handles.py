@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from keyvisor_firmware.broker.control_points import UNCONTROLLED, Control
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.hot.board import Board, Ticket
 from keyvisor_firmware.broker.hot.memos import Memos
@@ -23,7 +24,8 @@ class Session:
 
     `keys` is that session's store, `ticket.real` its handle there. When an HSM that was bound is associated, the store
     changes and the next call opens a new one. `ticket` is what the hot loop sees of the session too, `grant` the grant
-    under which it may, `memos` what it need not ask about again.
+    under which it may, `memos` what it need not ask about again. `control` is what the last call was let through under:
+    an operation does not outlive the policy that it was begun under.
     """
 
     handle: int
@@ -33,6 +35,7 @@ class Session:
     ticket: Ticket
     keys: KeyStore | None = None
     grant: Grant | None = None
+    control: Control = UNCONTROLLED
     memos: Memos = field(default_factory=Memos)
 
 

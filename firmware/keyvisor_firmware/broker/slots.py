@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from keyvisor_firmware.broker.calls import CALLS, Access, Call
+from keyvisor_firmware.broker.control_points import UNCONTROLLED, Control, refused_calls
 from keyvisor_firmware.broker.errors import Refused
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.state_page import HsmState, state_of
@@ -26,11 +27,15 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one word of the state page allows: calls on `keys`. `binding` is the epoch of the bind that it goes back to."""
+    """What one word of the state page allows: calls on `keys`, as far as `control` does.
+
+    `binding` is the epoch of the bind that it goes back to.
+    """
 
     word: int
     binding: int
     keys: KeyStore
+    control: Control = UNCONTROLLED
 
     @property
     def state(self) -> HsmState:
@@ -104,8 +109,8 @@ class Slot:
         return grant
 
     def permitted_calls(self, grant: Grant) -> int:
-        """The calls that `admit` lets through under a grant that is good: a bit for each, by its id."""
-        return permitted_calls(grant.state, self.description.mode)
+        """The calls that `admit`, and no control point, lets through under a grant that is good: a bit for each, by its id."""
+        return permitted_calls(grant.state, self.description.mode) & ~refused_calls(grant.control)
 
     def confirm(self, grant: Grant) -> None:
         """After the module's answer: it may leave only if nothing was taken away meanwhile. Raises Refused.

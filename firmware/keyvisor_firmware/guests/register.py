@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyvisor_firmware.association.commands import Associations, Work, reinstate
+from keyvisor_firmware.association.commands import Associations, Work
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.policies import read
@@ -73,7 +73,11 @@ class Register:
         """A guest with a gate of its own and the secrets and policy that it has. Raises OSError, StateUnusable."""
         instance = guest.instance
         secrets = self._stores.kept(records, guest)
-        return Running(instance, self._gates.open(instance.name), secrets, self._policy(records, instance))
+        policy = self._policy(records, instance)
+        gate = self._gates.open(instance.name)
+        if policy is not None:
+            gate.control(policy.control_points, {})
+        return Running(instance, gate, secrets, policy)
 
     def restore(self, guest: Configuration, work: Work) -> None:
         """Make a guest again as storage says; what does not stand any more is ended and recorded.
@@ -112,8 +116,7 @@ class Register:
             guest.gate.attach(self._hsms.query(apqn))
         for held in work.storage.bindings(guest.instance.id).values():
             if self._associations.stands(held, guest.policy):
-                keys = self._associations.keys(guest.secrets, held)
-                reinstate(guest.gate, held, keys, wait=False)
+                self._associations.reinstate(guest, held)
             else:
                 work.storage.unbind(guest.instance.id, held.apqn)
                 self._ended(

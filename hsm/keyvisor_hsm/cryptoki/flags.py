@@ -20,6 +20,43 @@ CKF_SO_PIN_COUNT_LOW: Final = 1 << 20
 CKF_SO_PIN_FINAL_TRY: Final = 1 << 21
 CKF_SO_PIN_LOCKED: Final = 1 << 22
 
+CKF_MESSAGE_ENCRYPT: Final = 1 << 1  # PKCS#11 3.0
+CKF_MESSAGE_DECRYPT: Final = 1 << 2
+CKF_MESSAGE_SIGN: Final = 1 << 3
+CKF_MESSAGE_VERIFY: Final = 1 << 4
+CKF_ENCRYPT: Final = 1 << 8
+CKF_DECRYPT: Final = 1 << 9
+CKF_DIGEST: Final = 1 << 10
+CKF_SIGN: Final = 1 << 11
+CKF_SIGN_RECOVER: Final = 1 << 12
+CKF_VERIFY: Final = 1 << 13
+CKF_VERIFY_RECOVER: Final = 1 << 14
+CKF_GENERATE: Final = 1 << 15
+CKF_GENERATE_KEY_PAIR: Final = 1 << 16
+CKF_WRAP: Final = 1 << 17
+CKF_UNWRAP: Final = 1 << 18
+CKF_DERIVE: Final = 1 << 19
+
+FUNCTIONS_OF_MECHANISMS: Final = {
+    CKF_MESSAGE_ENCRYPT: "C_MessageEncryptInit",
+    CKF_MESSAGE_DECRYPT: "C_MessageDecryptInit",
+    CKF_MESSAGE_SIGN: "C_MessageSignInit",
+    CKF_MESSAGE_VERIFY: "C_MessageVerifyInit",
+    CKF_ENCRYPT: "C_EncryptInit",
+    CKF_DECRYPT: "C_DecryptInit",
+    CKF_DIGEST: "C_DigestInit",
+    CKF_SIGN: "C_SignInit",
+    CKF_SIGN_RECOVER: "C_SignRecoverInit",
+    CKF_VERIFY: "C_VerifyInit",
+    CKF_VERIFY_RECOVER: "C_VerifyRecoverInit",
+    CKF_GENERATE: "C_GenerateKey",
+    CKF_GENERATE_KEY_PAIR: "C_GenerateKeyPair",
+    CKF_WRAP: "C_WrapKey",
+    CKF_UNWRAP: "C_UnwrapKey",
+    CKF_DERIVE: "C_DeriveKey",
+}
+"""A flag of CK_MECHANISM_INFO -> the function that takes the mechanism."""
+
 CKF_RW_SESSION: Final = 1 << 1
 CKF_SERIAL_SESSION: Final = 1 << 2
 

@@ -21,38 +21,38 @@ from keyvisor_hsm.cryptoki.flags import CKF_RW_SESSION, CKU_CONTEXT_SPECIFIC
 
 def c_login(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The login of the user or the SO (PKCS#11 2.40, C_Login), on this connection alone."""
-    handle, user, pin = values
-    session, grant = connection.enter(call, handle)
+    user, pin = values[1:3]  # behind them a name may come, which is empty
+    session, grant = connection.enter(call, values)
     if user == CKU_CONTEXT_SPECIFIC:
-        return _login_again(connection, call, session, grant, pin)
+        return _login_again(connection, call, values, session, grant)
     if user not in tuple(Who):
         raise Failed(CKR.USER_TYPE_INVALID, "the user and the SO log in here")
     who = Who(user)
     _require_may_log_in(connection, session.slot, who)
     _check_pin(connection, session.slot, grant, who, pin)
-    session = _enter_again(connection, call, handle, grant)
+    session = _enter_again(connection, call, values, grant)
     _require_may_log_in(connection, session.slot, who)
     connection.login(session.slot, grant.binding, who)
     return pack_reply(call)
 
 
 def _login_again(
-    connection: Connection, call: Call, session: Session, grant: Grant, pin: bytes | None
+    connection: Connection, call: Call, values: tuple[Any, ...], session: Session, grant: Grant
 ) -> bytes:
     """The user's PIN once more, for an operation with a key that wants that (CKA_ALWAYS_AUTHENTICATE)."""
     _require_begun(connection, session)
-    _check_pin(connection, session.slot, grant, Who.USER, pin)
+    _check_pin(connection, session.slot, grant, Who.USER, values[2])
     while session.ticket.inside:
         connection.wait()
-    session = _enter_again(connection, call, session.handle, grant)
+    session = _enter_again(connection, call, values, grant)
     _require_begun(connection, session)
     rv = grant.keys.authenticate(session.ticket.real)
     return pack_error(rv) if rv else pack_reply(call)
 
 
-def _enter_again(connection: Connection, call: Call, handle: int, grant: Grant) -> Session:
+def _enter_again(connection: Connection, call: Call, values: tuple[Any, ...], grant: Grant) -> Session:
     """The session, still there after its PIN was checked, and still in the partition whose PIN that is."""
-    session, now = connection.enter(call, handle)
+    session, now = connection.enter(call, values)
     if now.keys is not grant.keys:
         raise Failed(CKR.DEVICE_REMOVED, "the HSM was associated anew while the PIN was checked")
     return session
@@ -99,7 +99,7 @@ def _check_pin(connection: Connection, slot: Slot, grant: Grant, who: Who, pin: 
 
 def c_logout(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Ends the connection's login, its private objects' handles and what was begun."""
-    session, _ = connection.enter(call, values[0])
+    session, _ = connection.enter(call, values)
     if connection.who(session.slot) is None:
         return pack_error(CKR.USER_NOT_LOGGED_IN)
     connection.logout(session.slot)

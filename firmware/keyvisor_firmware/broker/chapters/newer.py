@@ -13,8 +13,8 @@ from keyvisor_hsm.cryptoki import CKR
 
 def c_login_user(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """C_Login with a user's name. The users of an HSM have none here."""
-    session, user, pin, name = values
+    *_, name = values
     if name:
-        connection.enter(call, session)
+        connection.enter(call, values)
         raise Failed(CKR.USER_TYPE_INVALID, "users have no names here: log in without one")
-    return login.c_login(connection, call, (session, user, pin))
+    return login.c_login(connection, call, values)

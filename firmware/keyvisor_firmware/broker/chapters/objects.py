@@ -18,7 +18,7 @@ _FALSE: Final = b"\0"
 
 def c_destroy_object(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The handle goes with the object."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     named = connection.object(session, grant, values[1], CKR.OBJECT_HANDLE_INVALID)
     rv = connection.invoke(session, grant, call.name, named.real)
     if rv:
@@ -29,7 +29,7 @@ def c_destroy_object(connection: Connection, call: Call, values: tuple[Any, ...]
 
 def c_get_object_size(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The reply is a number, not a handle."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     named = connection.object(session, grant, values[1], CKR.OBJECT_HANDLE_INVALID)
     size = Ulongs(1)
     rv = connection.invoke(session, grant, call.name, named.real, size.address)
@@ -44,7 +44,7 @@ _PARTIAL: Final = frozenset(
 
 def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """As many attributes as were asked, in the same order. A nested template that cannot travel is said not to be there."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     named = connection.object(session, grant, values[1], CKR.OBJECT_HANDLE_INVALID)
     wanted: tuple[Wanted, ...] = values[2]
     query = Query(within_limits([one for one in wanted if one[1] is not None], connection.limits))
@@ -62,7 +62,7 @@ def c_get_attribute_value(connection: Connection, call: Call, values: tuple[Any,
 
 def c_find_objects_init(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Who is not logged in finds public objects only."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     attributes: tuple[Attribute, ...] = values[1]
     if not connection.logged_in(session.slot):
         attributes = (*attributes, Attribute(CKA.PRIVATE, _FALSE))
@@ -73,7 +73,7 @@ def c_find_objects_init(connection: Connection, call: Call, values: tuple[Any, .
 
 def c_find_objects(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Session objects of other connections and other HSMs are left out."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     room = min(values[1], connection.limits.found_objects)
     found: list[int] = []
     while len(found) < room:

@@ -10,6 +10,7 @@ from typing import Any
 from keyvisor_firmware.broker.calls import Call
 from keyvisor_firmware.broker.codec import pack_reply
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.control_points import require_call_allowed
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.handles import Session
 from keyvisor_firmware.broker.key_store import KeyStore
@@ -30,6 +31,7 @@ def c_init_token(connection: Connection, call: Call, values: tuple[Any, ...]) ->
     slot_id, pin, label = values
     slot = connection.slot(slot_id)
     grant = slot.admit(call)
+    require_call_allowed(grant, call, slot.description.apqn)
     file = grant.keys.pins
     _require_no_session(connection, grant.keys)
     record = file.read()
@@ -65,10 +67,10 @@ def _require_no_session(connection: Connection, keys: KeyStore) -> None:
 
 def c_init_pin(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The SO sets the user's PIN, whatever it was, and however often it was missed."""
-    handle, pin = values
-    _enter_as(connection, call, handle, Who.SO)
+    _, pin = values
+    _enter_as(connection, call, values, Who.SO)
     new = new_hash(connection, pin)
-    grant = _enter_as(connection, call, handle, Who.SO)
+    grant = _enter_as(connection, call, values, Who.SO)
     grant.keys.pins.change(lambda now: changed(now, Who.USER, new))
     return pack_reply(call)
 
@@ -78,8 +80,8 @@ def c_set_pin(connection: Connection, call: Call, values: tuple[Any, ...]) -> by
 
     A user without a PIN sets the first one: logged in, and giving none as the old one.
     """
-    handle, old, pin = values
-    session, grant = connection.enter(call, handle)
+    _, old, pin = values
+    session, grant = connection.enter(call, values)
     login = connection.who(session.slot)
     whose = Who.USER if login is None else login  # the SO is user type 0, and so counts as false
     _require_read_write(session)
@@ -95,14 +97,14 @@ def c_set_pin(connection: Connection, call: Call, values: tuple[Any, ...]) -> by
             return changed(now, whose, new)
         return changed(verified(now, whose, tried), whose, new)
 
-    grant = _enter_as(connection, call, handle, login)
+    grant = _enter_as(connection, call, values, login)
     grant.keys.pins.change(change)
     return pack_reply(call)
 
 
-def _enter_as(connection: Connection, call: Call, handle: int, who: Who | None) -> Grant:
+def _enter_as(connection: Connection, call: Call, values: tuple[Any, ...], who: Who | None) -> Grant:
     """Let the call through on a read-write session of `who`; while a PIN was hashed the login may have ended."""
-    session, grant = connection.enter(call, handle)
+    session, grant = connection.enter(call, values)
     _require_read_write(session)
     if connection.who(session.slot) is not who:
         raise Failed(CKR.USER_NOT_LOGGED_IN, "somebody else has to be logged in for this")

@@ -15,7 +15,7 @@ from keyvisor_hsm.cryptoki.native import Memory
 
 def c_generate_random(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The room is the number of bytes wanted; none are wanted is no error (pkcs11-rpc.md, section 6)."""
-    session, grant = connection.enter(call, values[0])
+    session, grant = connection.enter(call, values)
     length = values[1]
     if length in (0, EMPTY_POINTER):
         return pack_reply(call, b"")

@@ -60,7 +60,7 @@ def c_close_all_sessions(connection: Connection, call: Call, values: tuple[Any, 
 
 def c_get_session_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """The state is that of the connection's own login, not of the token's."""
-    session, _ = connection.enter(call, values[0])
+    session, _ = connection.enter(call, values)
     return pack_reply(call, session.slot.id, _session_state(connection, session), session.flags, 0)
 
 

@@ -8,6 +8,7 @@ from keyvisor_firmware.broker.calls import Call
 from keyvisor_firmware.broker.chapters.general import MAKER, fitting, padded
 from keyvisor_firmware.broker.codec import pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.control_points import served
 from keyvisor_firmware.broker.errors import Failed
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_firmware.broker.pins import MAX_PIN, MIN_PIN, token_flags
@@ -74,20 +75,23 @@ def c_get_token_info(connection: Connection, call: Call, values: tuple[Any, ...]
 
 
 def c_get_mechanism_list(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
-    """What the module behind a bound HSM can do."""
+    """What the module behind a bound HSM can do and the guest's policy lets it."""
     slot_id, room = values
     grant = connection.slot(slot_id).admit(call)
-    return pack_reply(call, fitting(list(_mechanisms(grant.keys)), room))
+    found = _mechanisms(grant.keys).items()
+    ours = [type_ for type_, info in found if served(grant.control, type_, info.flags) is not None]
+    return pack_reply(call, fitting(ours, room))
 
 
 def c_get_mechanism_info(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
-    """Sizes and flags of one mechanism."""
+    """Sizes and flags of one mechanism; the functions that the policy refuses with it are not among them."""
     slot_id, mechanism = values
     grant = connection.slot(slot_id).admit(call)
     info = _mechanisms(grant.keys).get(mechanism)
-    if info is None:
+    flags = None if info is None else served(grant.control, mechanism, info.flags)
+    if info is None or flags is None:
         return pack_error(CKR.MECHANISM_INVALID)
-    return pack_reply(call, *info)
+    return pack_reply(call, info.min_key_size, info.max_key_size, flags)
 
 
 def _mechanisms(keys: KeyStore) -> dict[int, MechanismInfo]:

@@ -14,8 +14,9 @@ from ctypes import string_at
 from typing import TYPE_CHECKING, Any, Final
 
 from keyvisor_firmware.broker.attributes import ValueClass, value_class, within_limits
-from keyvisor_firmware.broker.calls import Call
+from keyvisor_firmware.broker.calls import Call, Role
 from keyvisor_firmware.broker.codec import request_prefix
+from keyvisor_firmware.broker.control_points import holds_for_good
 from keyvisor_firmware.broker.hot.tables import MEMO_CALLS
 from keyvisor_firmware.broker.mechanism_parameters import HOLES, Encoding
 from keyvisor_firmware.broker.slow_calls import BEGIN_WITH_PRIVATE_KEY, HEAVY
@@ -115,10 +116,17 @@ def remember(
             return
         if connection.handles.board.changes != changes:
             return
+        if not holds_for_good(session.control, call, _mechanism_type(call, values)):
+            return
         prefix = len(request_prefix(call))
         if (made := maker(connection, call, values, request, encoding, reply, changes)) is not None:
             memo, fixed = made
             session.memos.keep(connection.hot, session.ticket, memo, fixed, prefix)
+
+
+def _mechanism_type(call: Call, values: tuple[Any, ...]) -> int | None:
+    mechanism = values[1] if Role.MECHANISM in call.roles else None
+    return None if mechanism is None else mechanism.type
 
 
 _ERROR: Final = bytes(4)  # the id of a reply that is an error
