@@ -45,11 +45,30 @@ def configuration(hsms: int, idle_seconds: int = 60, guests: int | None = None) 
     )
 
 
-def policy(secret: str, hsms: Iterable[Hsm], rules: int = 0) -> str:
-    """A policy that associates the HSMs; up to `rules` rules that no HSM meets stand before the ones that count."""
+def policy(secret: str, hsms: Iterable[Hsm], rules: int = 0, points: int = 0) -> str:
+    """A policy that associates the HSMs; up to `rules` rules that no HSM meets stand before the ones that count.
+
+    Its `points` control points are about the calls that are measured, and refuse none of them.
+    """
     wanted = [_rule(f"rule-{hsm.apqn}", secret, f"{hsm.mkvp}") for hsm in hsms]
     others = [_rule(f"o-{n}", "o", f"{n:032x}") for n in range(rules - len(wanted))]
-    return "\n".join(["version: 1", "associations:", *others, *wanted, ""])
+    asked = [_point(n) for n in range(points)]
+    requests = ["requests:", "  rules:", *asked] if asked else []
+    return "\n".join(["version: 1", "associations:", *others, *wanted, *requests, ""])
+
+
+_KINDS: Final = (
+    "deny: {call: [C_SignInit, C_EncryptInit, C_DigestInit], mechanism: [CKM_RSA_X_509, CKM_MD5, CKM_DES3_CBC]}",
+    "deny: {call: [C_SignInit, C_DecryptInit], key: {CKA_MODULUS_BITS: \"<1024\"}}",
+    "deny: {call: [C_GenerateKey, C_GenerateKeyPair], template: {CKA_LABEL: \"refused-%d-*\"}}",
+    "deny: {mechanism: [CKM_MD2, CKM_RC4], key: {CKA_KEY_TYPE: CKK_RC4}}",
+    "allow: {call: [C_SignInit], key: {CKA_CLASS: CKO_PRIVATE_KEY}}",
+)
+
+
+def _point(number: int) -> str:
+    kind = _KINDS[number % len(_KINDS)]
+    return f"    - {{name: point-{number}, {kind.replace('%d', str(number))}}}"
 
 
 def _rule(name: str, secret: str, mkvp: str) -> str:
@@ -79,15 +98,18 @@ class Firmware:
         with serving(words, environment, directory / "daemon.log", "ready") as process:
             yield cls(state, process.pid)
 
-    def guest(self, name: str, hsms: Sequence[str], rules: int = 0) -> None:
-        """Start a guest, hand in a secret, and have its policy of `rules` rules, or more, associate the HSMs."""
+    def guest(self, name: str, hsms: Sequence[str], rules: int = 0, points: int = 0) -> None:
+        """Start a guest, hand in a secret, and have its policy of `rules` rules, or more, associate the HSMs.
+
+        The policy has `points` control points.
+        """
         image = self.owner.build_image(kernel=f"kernel of {name}".encode())
         self.host.start(name, image.data)
         for hsm in hsms:
             self.host.attach(name, hsm)
         guest = Guest(name, state=self._state)
         guest.secrets.add(self.owner.association_request(name, image.identity).data)
-        guest.apply(policy(name, guest.hsms(), rules), partial=True, strict=False)
+        guest.apply(policy(name, guest.hsms(), rules, points), partial=True, strict=False)
         if any(hsm.state != "associated" for hsm in guest.hsms()):
             raise SystemExit(f"guest `{name}`: not every HSM is associated")
 

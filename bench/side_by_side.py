@@ -12,6 +12,7 @@ from bench.peers import Peer, direct, keyvisor, server
 from bench.run import Figures, Run
 
 _HSMS = tuple(apqn(domain) for domain in range(3))
+_POINTS = 50  # control points that each call is decided by
 _KEYS_ONLY = 8  # objects of a token that is not for searching
 
 
@@ -21,7 +22,7 @@ def measure(run: Run) -> Figures:
     logins = max(clients for clients, _ in run.size.shapes)
     with contextlib.ExitStack() as stack:
         firmware = stack.enter_context(Firmware.up(directory / "k", configuration(len(_HSMS))))
-        firmware.guest("bench", _HSMS)
+        firmware.guest("bench", _HSMS, points=_POINTS)
         peers = (
             direct(directory / "d", logins),
             stack.enter_context(server(directory / "s", logins)),

@@ -16,6 +16,7 @@ from typing import Any, Final
 from keyvisor_firmware.broker.calls import BY_ID
 from keyvisor_firmware.broker.codec import pack_error, read_id, read_request, request_prefix
 from keyvisor_firmware.broker.connection import Connection
+from keyvisor_firmware.broker.control_points import UNCONTROLLED, Control
 from keyvisor_firmware.broker.errors import Failed, Refused
 from keyvisor_firmware.broker.hot.loop import HotLoop, Outcome
 from keyvisor_firmware.broker.hot.memos import remember
@@ -148,6 +149,7 @@ class Bench:
     words: memoryview = field(default_factory=lambda: memoryview(bytearray(64)).cast("Q"))
     refused: list[tuple[str, Refused]] = field(default_factory=list)
     epoch: int = 0
+    binding: int = 0
 
     def __post_init__(self) -> None:
         self.use(self.store)
@@ -174,7 +176,14 @@ class Bench:
         assert isinstance(self._functions, Calls)
         return self._functions
 
-    def grant(self, state: HsmState, slot: Slot | None = None, *, binding: int | None = None) -> None:
+    def grant(
+        self,
+        state: HsmState,
+        slot: Slot | None = None,
+        *,
+        binding: int | None = None,
+        control: Control = UNCONTROLLED,
+    ) -> None:
         """What the daemon and the gate do, in their order: the gate is ready, then the page shows it."""
         slot = slot or self.slot
         self.epoch += 1
@@ -182,9 +191,14 @@ class Bench:
             self.words[slot.index] = word(self.epoch, state)
             slot.offer(None)
             return
-        grant = Grant(word(self.epoch, state), binding or self.epoch, self.store)
+        self.binding = binding or self.epoch
+        grant = Grant(word(self.epoch, state), self.binding, self.store, control)
         slot.offer(grant)
         self.words[slot.index] = grant.word
+
+    def control(self, control: Control) -> None:
+        """Another policy decides: the HSM is held as before."""
+        self.grant(HsmState.ASSOCIATED, binding=self.binding, control=control)
 
     def revoke(self) -> None:
         """What an unbind does first, before the gate knows: the page alone changes."""
