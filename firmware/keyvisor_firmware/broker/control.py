@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
-from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_firmware.broker.errors import Because, GateEnded, GateError
 
 MAX_MESSAGE: Final = 1 << 17  # bytes
+MAX_BECAUSE: Final = 128  # characters of each text in a Because
+MAX_LOOKED_AT: Final = 16  # attributes in its template: with a reason of 4096 characters it is one message
 
 _Told = TypeVar("_Told")
 
@@ -95,13 +97,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The gate refused a call."""
+    """The gate refused a call; `because` is there where a control point of the policy refused it."""
 
     at: str
     apqn: str | None
     call: str
     code: str
     reason: str
+    because: Because | None = None
 
 
 Request = Picture | MechanismsOf  # what the daemon sends; the gate answers Ready, or Mechanisms
@@ -124,6 +127,18 @@ def receive_request(channel: socket.socket) -> tuple[Request, int | None] | None
     if not data:
         return None
     return _request(json.loads(data)), (descriptors[0] if descriptors else None)
+
+
+def within_bounds(because: Because) -> Because:
+    """The same, cut to what travels and is kept: its texts hold what an application sent."""
+    looked_at = list(because.template.items())[:MAX_LOOKED_AT]
+    return Because(
+        point=because.point[:MAX_BECAUSE],
+        origin=because.origin[:MAX_BECAUSE],
+        mechanism=because.mechanism,
+        template={name[:MAX_BECAUSE]: value[:MAX_BECAUSE] for name, value in looked_at},
+        rule=None if because.rule is None else because.rule[:MAX_BECAUSE],
+    )
 
 
 def receive_ready(channel: socket.socket) -> Ready:
@@ -192,6 +207,22 @@ def _refusal(value: dict[str, Any]) -> Refusal:
         call=str(value["call"]),
         code=str(value["code"]),
         reason=str(value["reason"]),
+        because=_because(value.get("because")),
+    )
+
+
+def _because(value: Mapping[str, Any] | None) -> Because | None:
+    if value is None:
+        return None
+    mechanism, rule = value["mechanism"], value["rule"]
+    return within_bounds(
+        Because(
+            point=str(value["point"]),
+            origin=str(value["origin"]),
+            mechanism=None if mechanism is None else _ulong(mechanism),
+            template={str(name): str(looked_at) for name, looked_at in value["template"].items()},
+            rule=None if rule is None else str(rule),
+        )
     )
 
 

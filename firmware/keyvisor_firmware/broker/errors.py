@@ -10,6 +10,9 @@ BrokerError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from keyvisor_hsm.cryptoki import CKR
 
 
@@ -21,14 +24,34 @@ class ProtocolError(BrokerError):
     """Bytes that are not the protocol. The message says what was expected; it never holds the bytes."""
 
 
-class Refused(BrokerError):
-    """A call that the filter does not let through: `rv` for the wire, `reason` for a person, `apqn` where it went."""
+@dataclass(frozen=True, slots=True)
+class Because:
+    """What a control point decided about: enough to explain the refusal later, and to decide it again.
 
-    def __init__(self, rv: CKR, reason: str, apqn: str | None = None) -> None:
+    `point` is the control point's name and `origin` where it stands, `source:line` or a profile's name. `mechanism` is
+    the call's CK_MECHANISM_TYPE. `template` holds what rules looked at, attribute name to its value as a policy
+    writes it: never a value that is a secret. `rule` names the association rule that the HSM is associated through.
+    """
+
+    point: str
+    origin: str
+    mechanism: int | None = None
+    template: Mapping[str, str] = field(default_factory=dict)
+    rule: str | None = None
+
+
+class Refused(BrokerError):
+    """A call that the filter does not let through: `rv` for the wire, `reason` for a person, `apqn` where it went.
+
+    `because` is there where a control point of the guest's policy refused it.
+    """
+
+    def __init__(self, rv: CKR, reason: str, apqn: str | None = None, because: Because | None = None) -> None:
         super().__init__(reason)
         self.rv = rv
         self.reason = reason
         self.apqn = apqn
+        self.because = because
 
 
 class Failed(Refused):

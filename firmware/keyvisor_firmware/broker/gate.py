@@ -199,8 +199,9 @@ class Gate:
     def _refused(self, call: str, refused: Refused) -> None:
         """Tell the daemon before the application is answered, so that whoever asks why finds it there."""
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        because = None if refused.because is None else control.within_bounds(refused.because)
         told = control.Refusal(
-            at, refused.apqn, call, f"CKR_{refused.rv.name}", refused.reason[:_REFUSAL_ROOM]
+            at, refused.apqn, call, f"CKR_{refused.rv.name}", refused.reason[:_REFUSAL_ROOM], because
         )
         with contextlib.suppress(OSError):  # a daemon that does not listen must not hold up the guest
             control.send(self._notices, told, socket.MSG_DONTWAIT)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from keyvisor_firmware.broker.control import (
+    MAX_BECAUSE,
+    MAX_LOOKED_AT,
+    MAX_MESSAGE,
     HsmPicture,
     Mechanism,
     Mechanisms,
@@ -21,13 +26,16 @@ from keyvisor_firmware.broker.control import (
     receive_refusal,
     receive_request,
     send,
+    within_bounds,
 )
-from keyvisor_firmware.broker.errors import GateEnded, GateError
+from keyvisor_firmware.broker.errors import Because, GateEnded, GateError
 from keyvisor_hsm.cryptoki.mechanism_list import MAX_MECHANISMS
 
 PLACE = PartitionPlace("/state/partitions/ab", "user pin", "so pin")
 HSM = HsmPicture("03.0011", 0x30011, 0, "ep11", "CEX8", "93AADFK719460083", (8, 3), 0x102, 1, PLACE)
 REFUSAL = Refusal("2026-11-23T20:00:00.000+00:00", None, "C_Sign", "CKR_USER_NOT_LOGGED_IN", "why")
+
+BECAUSE = Because("no raw rsa", "policy.yaml:12", 3, {"CKA_MODULUS_BITS": "1024"}, "payments")
 
 Channels = tuple[socket.socket, socket.socket]
 
@@ -90,6 +98,46 @@ def test_a_refusal_arrives_as_it_was_sent(channels: Channels) -> None:
     send(channels[1], REFUSAL)
     assert receive_refusal(channels[0]) == REFUSAL
     with pytest.raises(BlockingIOError):
+        receive_refusal(channels[0])
+
+
+def test_what_a_control_point_decided_about_arrives_with_its_refusal(channels: Channels) -> None:
+    for because in (BECAUSE, Because("read only", "profile read-only")):
+        told = dataclasses.replace(REFUSAL, because=because)
+        send(channels[1], told)
+        assert receive_refusal(channels[0]) == told
+
+
+def test_what_travels_of_a_control_point_is_bounded(channels: Channels) -> None:
+    """Its texts are an application's: neither the gate's message nor the daemon's record grows with them."""
+    long = "\N{OLD PERSIAN SIGN A}" * 100_000  # JSON takes twelve bytes for each
+    because = Because(long, long, 3, {f"{n} {long}": long for n in range(1000)}, long)
+    cut = within_bounds(because)
+    assert len(cut.template) == MAX_LOOKED_AT
+    assert {len(text) for text in (cut.point, cut.origin, *cut.template, *cut.template.values())} == {
+        MAX_BECAUSE
+    }
+    told = dataclasses.replace(REFUSAL, reason=long[:4096], because=cut)
+    assert len(json.dumps(dataclasses.asdict(told))) < MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    "because",
+    [
+        7,
+        [],
+        "x",
+        {},
+        {"point": "p", "origin": "o", "mechanism": -1, "template": {}, "rule": None},
+        {"point": "p", "origin": "o", "mechanism": "3", "template": {}, "rule": None},
+        {"point": "p", "origin": "o", "mechanism": 3, "template": [], "rule": None},
+    ],
+)
+def test_what_a_gate_says_of_a_control_point_is_not_taken_on_trust(
+    because: object, channels: Channels
+) -> None:
+    channels[1].send(json.dumps({**dataclasses.asdict(REFUSAL), "because": because}).encode())
+    with pytest.raises(GateError, match="says what no gate says"):
         receive_refusal(channels[0])
 
 
