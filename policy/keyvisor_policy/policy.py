@@ -13,6 +13,7 @@ from typing import Literal
 
 from keyvisor_policy.assignment import assigned, members
 from keyvisor_policy.cases import Case
+from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
@@ -38,6 +39,7 @@ class Policy:
     grammar: Literal["keyvisor", "pvapconfig"] = "keyvisor"
     never: tuple[Never, ...] = ()
     cases: tuple[Case, ...] = ()
+    control_points: ControlPoints = NO_CONTROL_POINTS
 
     def assign(
         self,

@@ -46,14 +46,15 @@ class HsmPicture:
     word: int
     binding: int
     partition: PartitionPlace | None
-    rule: str | None = None
+    rule: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """All HSMs of the guest. `points` is the digest of its policy's control points in hexadecimal digits, empty if it has none.
 
-    An HSM's `rule` is the association rule that the guest holds it through.
+    An HSM's `rule` is the association rule that the guest holds it through, as its place among the rules that the points
+    name (`rules_named`); None where they name it not, and so decide nothing by it.
     """
 
     hsms: tuple[HsmPicture, ...]
@@ -186,10 +187,14 @@ def _ready(value: dict[str, Any]) -> Ready:
 
 def _mechanisms(value: dict[str, Any]) -> Mechanisms:
     failed = value["failed"]
-    found = tuple(
-        Mechanism(*(_ulong(number) for number in numbers), allowed is True) for *numbers, allowed in value["found"]
-    )
+    found = tuple(_mechanism(*one) for one in value["found"])
     return Mechanisms(found, None if failed is None else str(failed))
+
+
+def _mechanism(type_: object, least: object, most: object, flags: object, allowed: object) -> Mechanism:
+    if type(allowed) is not bool:
+        raise ValueError("neither true nor false")
+    return Mechanism(_ulong(type_), _ulong(least), _ulong(most), _ulong(flags), allowed)
 
 
 def _ulong(value: object) -> int:

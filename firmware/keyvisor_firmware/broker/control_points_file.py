@@ -29,3 +29,8 @@ def read_points(descriptor: int) -> ControlPoints:
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
         return ControlPoints.from_json(json.load(file))
+
+
+def rules_named(points: ControlPoints) -> tuple[str, ...]:
+    """The association rules that points are limited to, in an order that both sides have."""
+    return tuple(sorted({point.on for point in points.points if point.on is not None}))

@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 from keyvisor_firmware.broker import control
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.control_points import Control, served
-from keyvisor_firmware.broker.control_points_file import read_points
+from keyvisor_firmware.broker.control_points_file import read_points, rules_named
 from keyvisor_firmware.broker.errors import BrokerError, Refused
 from keyvisor_firmware.broker.hot.loop import HotLoop, load
 from keyvisor_firmware.broker.key_store import KeyStore, KeyStores
@@ -64,6 +64,7 @@ class Gate:
         self._changing = threading.Lock()
         self._stores = KeyStores(library)
         self._points: ControlPoints = NO_CONTROL_POINTS
+        self._rules: tuple[str, ...] = ()
         self._words = words
         self._notices = notices
         # What an HSM has that is bound and not associated: a token without keys, which ends with this process.
@@ -86,6 +87,7 @@ class Gate:
         if isinstance(request, control.Picture):
             if request.points != self._points.digest.hex():
                 self._points = NO_CONTROL_POINTS if points is None else read_points(points)
+                self._rules = rules_named(self._points)
             return control.Ready(self.adopt(request))
         with self._changing:  # nobody takes the HSM's keys away meanwhile
             return self._mechanisms(request.slot)
@@ -132,8 +134,9 @@ class Gate:
         """Be ready for the state that the page shows, or will show as soon as the daemon has its answer."""
         wanted = None
         if state_of(hsm.word) is not HsmState.UNBOUND:
+            rule = None if hsm.rule is None else self._rules[hsm.rule]
             wanted = slot.offered(hsm.word) or Grant(
-                hsm.word, hsm.binding, self._store(hsm), Control(self._points, hsm.rule)
+                hsm.word, hsm.binding, self._store(hsm), Control(self._points, rule)
             )
         self._leave(slot, slot.offer(wanted))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from keyvisor_firmware.broker import control
-from keyvisor_firmware.broker.control_points_file import points_file
+from keyvisor_firmware.broker.control_points_file import points_file, rules_named
 from keyvisor_firmware.broker.errors import GateEnded, GateError
 from keyvisor_firmware.broker.gate_process import GateProcess, GateProgram, Start
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
@@ -72,6 +72,7 @@ class Gatekeeper:
         self._page = StatePage()
         self._points: ControlPoints = NO_CONTROL_POINTS
         self._points_file: int | None = None
+        self._rules: dict[str, int] = {}  # those that the points name -> their place among them
         self._hsms: dict[Apqn, _Hsm] = {}
         self._epoch = 0
         self._lock = threading.RLock()
@@ -155,6 +156,7 @@ class Gatekeeper:
         if self._points_file is not None:
             os.close(self._points_file)
         self._points, self._points_file = points, file
+        self._rules = {rule: place for place, rule in enumerate(rules_named(points))}
 
     def unbind(self, apqn: Apqn) -> None:
         """Nothing passes any more when this returns: the page says so before the gate is told."""
@@ -353,7 +355,7 @@ class Gatekeeper:
             word=hsm.word,
             binding=hsm.binding,
             partition=None if hsm.keys is None else self._place(hsm.keys),
-            rule=hsm.rule,
+            rule=None if hsm.rule is None else self._rules.get(hsm.rule),
         )
 
     def _place(self, keys: PartitionKeys) -> control.PartitionPlace:

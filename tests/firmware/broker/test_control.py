@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from keyvisor_firmware.broker.control import (
     Picture,
     Ready,
     Refusal,
+    ask,
     receive_mechanisms,
     receive_ready,
     receive_refusal,
@@ -28,8 +30,11 @@ from keyvisor_firmware.broker.control import (
     send,
     within_bounds,
 )
+from keyvisor_firmware.broker.control_points_file import points_file, read_points
 from keyvisor_firmware.broker.errors import Because, GateEnded, GateError
+from keyvisor_hsm.cryptoki import CKM
 from keyvisor_hsm.cryptoki.mechanism_list import MAX_MECHANISMS
+from keyvisor_policy import parse
 
 PLACE = PartitionPlace("/state/partitions/ab", "user pin", "so pin")
 HSM = HsmPicture("03.0011", 0x30011, 0, "ep11", "CEX8", "93AADFK719460083", (8, 3), 0x102, 1, PLACE)
@@ -49,13 +54,34 @@ def channels() -> Iterator[Channels]:
 
 def test_a_picture_arrives_as_it_was_sent(channels: Channels) -> None:
     picture = Picture((HSM, HsmPicture("05.0011", 0x50011, 1, "accel", "CEX7", "x" * 16, (7, 0), 0, 0, None)))
-    send(channels[0], picture)
-    assert receive_request(channels[1]) == picture
+    ask(channels[0], picture)
+    assert receive_request(channels[1]) == (picture, None)
+
+
+def test_control_points_arrive_beside_a_picture_that_names_them(channels: Channels) -> None:
+    """In a file that neither side can change any more, however long it is."""
+    rules = "".join(f"    - {{name: point {n}, deny: {{mechanism: CKM_MD5}}}}\n" for n in range(5000))
+    points = parse(f"version: 1\nrequests:\n  rules:\n{rules}").control_points
+    picture = Picture((dataclasses.replace(HSM, rule=0),), points.digest.hex())
+    file = points_file(points)
+    ask(channels[0], picture, file)
+    os.close(file)
+    received = receive_request(channels[1])
+    assert received is not None
+    there, descriptor = received
+    assert there == picture
+    assert descriptor is not None
+    assert read_points(descriptor).digest == points.digest
+    assert read_points(descriptor).decide("C_DigestInit", CKM.MD5, None, None, None).allowed is False
+    for change in (lambda: os.write(descriptor, b"{}"), lambda: os.ftruncate(descriptor, 0)):
+        with pytest.raises(OSError, match="not permitted"):
+            change()
+    os.close(descriptor)
 
 
 def test_a_question_and_its_answer_arrive_as_they_were_sent(channels: Channels) -> None:
-    send(channels[0], MechanismsOf(0x30011))
-    assert receive_request(channels[1]) == MechanismsOf(0x30011)
+    ask(channels[0], MechanismsOf(0x30011))
+    assert receive_request(channels[1]) == (MechanismsOf(0x30011), None)
     for answer in (Mechanisms((Mechanism(0x1041, 112, 521, 2**64 - 1),)), Mechanisms((), "why not")):
         send(channels[1], answer)
         assert receive_mechanisms(channels[0]) == answer
@@ -73,12 +99,14 @@ def test_as_many_mechanisms_as_a_gate_can_list_are_one_message(channels: Channel
         b'{"failed": null}',
         b'{"failed": null, "found": 7}',
         b'{"failed": null, "found": [[1, 2, 3]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 4]]}',
         b'{"failed": null, "found": [[1, 2, 3, 4, 5]]}',
-        b'{"failed": null, "found": [[1, 2, 3, -1]]}',
-        b'{"failed": null, "found": [[1, 2, 3, 18446744073709551616]]}',
-        b'{"failed": null, "found": [[1, 2, 3, true]]}',
-        b'{"failed": null, "found": [[1, 2, 3, "4"]]}',
-        b'{"failed": null, "found": [[1, 2, 3, 4.0]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 4, true, 6]]}',
+        b'{"failed": null, "found": [[1, 2, 3, -1, true]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 18446744073709551616, true]]}',
+        b'{"failed": null, "found": [[1, 2, 3, true, true]]}',
+        b'{"failed": null, "found": [[1, 2, 3, "4", true]]}',
+        b'{"failed": null, "found": [[1, 2, 3, 4.0, true]]}',
         b'{"failed": null, "found": [{"type": 1}]}',
     ],
 )
