@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ associations:
   - name: payments-signing
     hsm: {mode: ep11, serial: 93AADFK719460083}
 """
+APPLY_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "apply.md").read_text(encoding="utf-8")
 HALF_MET = f"""\
 {MET}  - name: elsewhere
     secret: payments-signing
@@ -243,6 +245,7 @@ def test_what_was_done_is_told_per_hsm(
         "04.0011  bound    nothing          bound",
         "04.0011 stays as it is: no rule wants it; `--unbind` unbinds it",
     ]
+    assert "\n".join(line.rstrip() for line in ended.out.splitlines()) in APPLY_PAGE
     ended = guest("apply", policy(MET), "--unbind", "--json")
     told = json.loads(ended.out)
     assert (ended.code, told["applied"], told["met"], told["left"]) == (0, True, True, [])
@@ -250,6 +253,12 @@ def test_what_was_done_is_told_per_hsm(
         {"apqn": "03.0011", "was": "associated", "done": [], "is": "associated"},
         {"apqn": "04.0011", "was": "bound", "done": ["unbind"], "is": "unbound"},
     ]
+
+
+def test_the_page_on_apply_has_every_option_and_no_other(keyvisor: Callable[..., Any]) -> None:
+    told = set(re.findall(r"--[a-z-]+", keyvisor("guest", "apply", "--help").out))
+    elsewhere = {"--guest", "--state", "--help"}
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", APPLY_PAGE, re.MULTILINE)) == told - elsewhere
 
 
 def test_a_dry_run_tells_what_would_be_left(
