@@ -2,7 +2,7 @@
 
 What is in memory follows the commit: the tables of storage here, a guest's secrets and policy where they are changed.
 
-Knows nothing of what a command does.
+Knows nothing of what a command does. Between any two of its steps it tells `at` where it is, as `event: point`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyvisor_firmware.association.commands import Work
+from keyvisor_firmware.association.commands import At, Work
 from keyvisor_firmware.association.effects import Effects
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.errors import FirmwareError
@@ -23,14 +24,19 @@ from keyvisor_firmware.state.records import Records
 from keyvisor_firmware.storage.draft import Draft
 from keyvisor_firmware.storage.holdings import Holdings
 
+COMMITTED: Final = "committed"
+FOLLOWED: Final = "what is in memory has followed"
+"""The points after the commit: nothing fails there any more, a command that comes so far is done."""
+
 
 class Commands:
     """Runs one command at a time. Whoever reads or changes what a command changes does it in here."""
 
-    def __init__(self, database: Database, holdings: Holdings, audit: Audit) -> None:
+    def __init__(self, database: Database, holdings: Holdings, audit: Audit, at: At) -> None:
         self._database = database
         self._holdings = holdings
         self._audit = audit
+        self._at = at
         self._lock = threading.RLock()
 
     @contextmanager
@@ -64,7 +70,9 @@ class Commands:
         """
         with self._work(event, guest, detail) as work:
             yield work
+            work.at("done")
             self._audit.done(work.records, event, guest, detail)
+            work.at("recorded")
         self._audit.log.info(event, guest=guest, **detail)
 
     @contextmanager
@@ -77,16 +85,24 @@ class Commands:
     def _work(self, event: str, guest: str | None, detail: dict[str, str]) -> Iterator[Work]:
         with self._lock:
             effects = Effects(self._audit.log)
+
+            def at(point: str) -> None:
+                self._at(f"{event}: {point}")
+
             try:
                 with self._database.transaction() as records:
                     draft = Draft(self._holdings, records)
-                    yield Work(records, draft, effects)
+                    at("begun")
+                    yield Work(records, draft, effects, at)
                     draft.write()
+                    at("written")
             except BaseException as error:
                 effects.undo()
                 self._record_refusal(event, guest, detail, error)
                 raise
+            at(COMMITTED)
             draft.adopt()
+            at(FOLLOWED)
 
     def _record_refusal(
         self, event: str, guest: str | None, detail: dict[str, str], error: BaseException

@@ -12,6 +12,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+from keyvisor_firmware.association.commands import At
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.audit import Audit, Log, configure_log
 from keyvisor_firmware.broker.gatekeeper import Gatekeepers
@@ -30,9 +31,10 @@ from keyvisor_hsm.master_keys import OperatorToken
 _SHORTEST_NAME = "g"
 
 
-def run(state: Path, config: Config) -> None:
+def run(state: Path, config: Config, at: At = lambda point: None) -> None:
     """Run the firmware on the absolute path `state` until SIGINT, SIGTERM or SIGHUP, then end all that it started.
 
+    `at` is told each point between two steps of a command, for tests that let the process die there.
     Raises FirmwareError, keyvisor_hsm's HsmError, keyvisor_guest's StateDirectoryUnusable, OSError.
     """
     _require_doors_possible(state)
@@ -41,7 +43,7 @@ def run(state: Path, config: Config) -> None:
     with ExitStack() as open_parts:
         directory = StateDirectory.open(state)
         open_parts.callback(directory.close)
-        firmware = _firmware(directory, module, config, log, open_parts)
+        firmware = _firmware(directory, module, config, log, open_parts, at)
         guests = firmware.restore()
         asyncio.run(_serve(state, firmware, guests, log))
 
@@ -54,7 +56,7 @@ def _require_doors_possible(state: Path) -> None:
 
 
 def _firmware(
-    directory: StateDirectory, module: Path, config: Config, log: Log, open_parts: ExitStack
+    directory: StateDirectory, module: Path, config: Config, log: Log, open_parts: ExitStack, at: At
 ) -> Firmware:
     """The core with all that it needs; what has to be closed is noted in `open_parts`."""
     database = Database.open(directory.database)
@@ -81,6 +83,7 @@ def _firmware(
         audit=Audit(_now, log),
         randomness=os.urandom,
         limits=config.limits,
+        at=at,
     )
     open_parts.callback(firmware.close)
     return firmware

@@ -85,11 +85,12 @@ class Refused(FirmwareError):
 
 
 class ApError(Refused):
-    """Refused with an AP response code; `code` is for the wire, the text for a person."""
+    """Refused with an AP response code; `code` is for the wire, the text for a person: `message`, and what the code says."""
 
     def __init__(self, code: ApCode, message: str) -> None:
         super().__init__(f"{message} (AP response code {code:02x}, {TEXTS[code]})")
         self.code = code
+        self.message = message
 
 
 class AssociationFailed(ApError):

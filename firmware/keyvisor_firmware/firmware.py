@@ -18,24 +18,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from keyvisor_firmware.association.commands import Associations, Work, require_attached
+from keyvisor_firmware.association.commands import Associations, At, Work, require_attached
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.missing import missing_for
-from keyvisor_firmware.association.policies import read
+from keyvisor_firmware.association.plans import PlanCommands
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
-from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
+from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, NotFound, RowTaken
 from keyvisor_firmware.guests.boot_commands import BootCommands
 from keyvisor_firmware.guests.host_key import HostKeys
 from keyvisor_firmware.guests.host_key_commands import HostKeyCommands
 from keyvisor_firmware.guests.instance import Instance, InstanceId
 from keyvisor_firmware.guests.register import Register
-from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, SecretStore
 from keyvisor_firmware.state.database import Database
@@ -46,12 +45,11 @@ from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.host_commands import HostCommands
 from keyvisor_firmware.storage.lifecycle import GuestState
 from keyvisor_firmware.storage.paging_commands import PagingCommands
-from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView
+from keyvisor_firmware.views import GuestView, HsmView, MechanismView, PlanStep, RefusalView, SeenHsm
 from keyvisor_guest.wire.attestation_file import Attestation
 from keyvisor_guest.wire.secret_ids import SecretId
 from keyvisor_hsm.cards import Apqn, ConfigurationData, UnknownHsm
 from keyvisor_hsm.errors import PartitionUnusable
-from keyvisor_policy import Policy
 
 
 class Firmware:
@@ -59,7 +57,7 @@ class Firmware:
 
     A guest's door belongs to one instance, so a request that waited while its guest was stopped and started again
     finds nobody. Every command raises a subclass of Refused (or the secret store's UvError) and then has changed
-    nothing. Safe to use from several threads.
+    nothing. Safe to use from several threads. `at` is told each point between two steps of a command, for tests.
     """
 
     def __init__(
@@ -74,15 +72,17 @@ class Firmware:
         audit: Audit,
         randomness: Callable[[int], bytes],
         limits: Limits,
+        at: At = lambda point: None,
     ) -> None:
         self._hsms = hsms
         self._host_keys = host_keys
         self._stores = secret_stores
         self._holdings = holdings
         self._limits = limits
-        self._commands = Commands(database, holdings, audit)
+        self._commands = Commands(database, holdings, audit, at)
         self._associations = Associations(hsms)
         self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
+        self._plans = PlanCommands(self._commands, self._guests, self._associations)
         self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
         self.donations = DonationCommands(self._commands, holdings, self._guests, randomness)
         self.booting = BootCommands(self._commands, holdings, self._guests, host_keys, audit)
@@ -281,17 +281,22 @@ class Firmware:
 
     def set_policy(self, instance: InstanceId, row: PolicyRow) -> None:
         """Register a policy; associations that it does not allow end at once. Raises Malformed, Conflict."""
-        self._apply("set policy", instance, row, ())
+        self._plans.set_policy(instance, row)
 
     def apply_plan(
-        self, instance: InstanceId, row: PolicyRow, steps: Sequence[PlanStep]
+        self,
+        instance: InstanceId,
+        row: PolicyRow,
+        steps: Sequence[PlanStep],
+        seen: Sequence[SeenHsm] | None = None,
     ) -> tuple[HsmView, ...]:
-        """Register a policy and do all steps, or nothing of it. Raises Malformed, ApError, Conflict.
+        """Register a policy and do all steps, or nothing of it; the HSMs then. Raises Malformed, ApError, Conflict.
 
-        The steps come first, each checked as if it came alone, and against the new policy; what else the policy
-        does not allow ends after them.
+        `seen` is what the planner went by, if that is to be looked at again.
         """
-        return self._apply("apply plan", instance, row, steps)
+        with self._commands.alone():
+            self._plans.apply(instance, row, steps, seen)
+            return self.list_hsms(instance)
 
     def refusals(self, instance: InstanceId) -> tuple[tuple[RefusalView, ...], int]:
         """What the guest's gate refused, newest last, with what is missing now; and how many were dropped."""
@@ -331,49 +336,6 @@ class Firmware:
         guest = self._guests.of(instance)
         with self._commands.command("association failed", guest.instance.name, apqn=str(apqn)) as work:
             self._associations.fail(work, guest, apqn)
-
-    def _apply(
-        self, event: str, instance: InstanceId, row: PolicyRow, steps: Sequence[PlanStep]
-    ) -> tuple[HsmView, ...]:
-        detail = {"source": row.source, "steps": str(len(steps))}
-        with self._commands.alone():
-            with self._commands.command(event, self._name(instance), **detail) as work:
-                guest = self._guests.of(instance)
-                policy = read(row)
-                self._register(work, instance, row)
-                self._associations.control(work, guest, policy)
-                for step in steps:
-                    self._do(work, guest, step, policy)
-                self._associations.release_forbidden(work, guest, policy)
-                views = self._views(work.records, work.storage.bindings(instance), instance)
-            guest.policy = policy
-        return views
-
-    def _register(self, work: Work, instance: InstanceId, row: PolicyRow) -> None:
-        """Raises Conflict for another policy than the one that is measured with the guest's image."""
-        there = work.records.policy(instance)
-        if there is None or not there.measured:
-            work.records.put_policy(instance, row)
-        elif row.text != there.text:
-            raise Conflict(
-                "this guest's policy is the one in its image: apply that (`keyvisor guest apply` without a file), "
-                "or start the guest from an image with another one"
-            )
-
-    def _do(self, work: Work, guest: Running, step: PlanStep, policy: Policy) -> None:
-        if (step.action == "associate") is (step.secret_id is None):
-            raise Malformed(
-                f"`{step.action}` of HSM {step.apqn}: a secret id goes with `associate`, and only with it"
-            )
-        match step:
-            case PlanStep("unbind", apqn):
-                self._associations.unbind(work, guest, apqn)
-            case PlanStep("bind", apqn):
-                self._associations.bind(work, guest, apqn, policy)
-            case PlanStep("associate", apqn, bytes() as secret_id):
-                self._associations.associate(work, guest, apqn, SecretId(secret_id), policy)
-            case _:
-                raise Malformed(f"`{step.action}` is no step: it is `unbind`, `bind` or `associate`")
 
     def _change_store(
         self, event: str, instance: InstanceId, change: Callable[[SecretStore], object]

@@ -66,3 +66,16 @@ class PlanStep:
     action: Literal["unbind", "bind", "associate"]
     apqn: Apqn
     secret_id: SecretId | None = None
+
+    def __str__(self) -> str:
+        with_secret = "" if self.secret_id is None else f" {self.secret_id.hex()}"
+        return f"{self.action} {self.apqn}{with_secret}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHsm:
+    """What an HSM was to the guest when a plan was made. `secret_id` (32 bytes) where it was associated."""
+
+    apqn: Apqn
+    state: State
+    secret_id: SecretId | None = None

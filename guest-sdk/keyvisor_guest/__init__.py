@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from keyvisor_guest.guest import Guest
     from keyvisor_guest.host import Host
     from keyvisor_guest.owner import Owner
+    from keyvisor_guest.planning import AppliedPlan
 
 __all__ = [
+    "AppliedPlan",
     "ClientUnusable",
     "CommandUnusable",
     "DoorBroken",
@@ -42,7 +44,12 @@ __all__ = [
     "StateDirectoryUnusable",
 ]
 
-_LATER = {"Guest": "keyvisor_guest.guest", "Host": "keyvisor_guest.host", "Owner": "keyvisor_guest.owner"}
+_LATER = {
+    "AppliedPlan": "keyvisor_guest.planning",
+    "Guest": "keyvisor_guest.guest",
+    "Host": "keyvisor_guest.host",
+    "Owner": "keyvisor_guest.owner",
+}
 
 
 def __getattr__(name: str) -> object:

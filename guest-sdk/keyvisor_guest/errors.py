@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keyvisor_guest.personalization.personalizing import Outcome
-    from keyvisor_policy import Plan
+    from keyvisor_guest.planning import GuestPlan
 
 __all__ = [
     "ClientUnusable",
@@ -115,7 +115,7 @@ class DoesNotFit(SdkError):
 class PlanUnmet(SdkError):
     """A policy has rules that no HSM meets. `applied` says whether what can be met was applied all the same."""
 
-    def __init__(self, plan: Plan, reasons: Sequence[str], *, applied: bool) -> None:
+    def __init__(self, plan: GuestPlan, reasons: Sequence[str], *, applied: bool) -> None:
         outcome = (
             "the rest is applied" if applied else "nothing was applied; `--partial` applies what can be met"
         )

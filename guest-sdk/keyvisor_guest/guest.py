@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library
 
     from keyvisor_guest.personalization import Description, Named, Personalized
-    from keyvisor_policy import Plan, Policy
+    from keyvisor_guest.planning import GuestPlan
+    from keyvisor_policy import Policy
 
 __all__ = ["Guest", "Refusals", "Secrets"]
 
+ATTEMPTS = (
+    5  # how often an apply plans before it gives up, where somebody else changes the HSMs at the same time
+)
+
 _NOT_FOUND = 404
+_OUTDATED = ("ap", 0x3D)
 
 
 class Guest:
@@ -86,27 +92,41 @@ class Guest:
         *,
         partial: bool = False,
         strict: bool = True,
+        unbind: bool = False,
         dry_run: bool = False,
-    ) -> Plan:
+    ) -> GuestPlan:
         """Register a policy and make the HSMs what it asks for: all of its plan, or nothing (policy, section 2).
 
         `policy` is a policy, the path of its file, or its text (a `str` with a line break). Left out, it is the one
         that the guest has: a policy in the image is registered from the start, and no other takes its place. A rule
         that no HSM meets raises PlanUnmet before anything is applied; with `partial` what can be met is applied
-        first, and without `strict` that is enough. `dry_run` gives back the plan, met or not, and applies nothing.
-        Raises keyvisor_policy's DocumentError for a policy that is none.
+        first, and without `strict` that is enough. HSMs that already are what a rule wants are not touched; those
+        that the guest holds and no rule wants stay as they are where the policy allows it, with `unbind` they are
+        unbound. `dry_run` gives back the plan, met or not, and applies nothing; else it is an AppliedPlan.
+
+        Where the HSMs change while it plans, it plans again, up to ATTEMPTS times in all. Raises keyvisor_policy's
+        DocumentError for a policy that is none.
         """
         rules, text = self._own_policy() if policy is None else planning.read(policy)
-        plan = planning.assign(rules, self.hsms(), self.secrets.list())
-        reasons = planning.reasons(plan)
-        if dry_run:
-            return plan
-        if reasons and not partial:
-            raise PlanUnmet(plan, reasons, applied=False)
-        self._door.call("apply_plan", messages.HsmList, planning.request(text, plan))
-        if reasons and strict:
-            raise PlanUnmet(plan, reasons, applied=True)
-        return plan
+        attempts = ATTEMPTS
+        while True:
+            attempts -= 1
+            plan = planning.assign(rules, self.hsms(), self.secrets.list(), unbind=unbind)
+            reasons = planning.reasons(plan)
+            if dry_run:
+                return plan
+            if reasons and not partial:
+                raise PlanUnmet(plan, reasons, applied=False)
+            try:
+                now = self._door.call("apply_plan", messages.HsmList, planning.request(text, plan)).hsms
+            except Refused as refused:
+                if (refused.kind, refused.code) != _OUTDATED or not attempts:
+                    raise
+                continue
+            done = planning.applied(plan, now)
+            if reasons and strict:
+                raise PlanUnmet(done, reasons, applied=True)
+            return done
 
     @property
     def policy(self) -> messages.PolicyText | None:

@@ -18,7 +18,7 @@ def print_plan(plan: Plan, *, as_json: bool, applies: bool | None = None) -> Non
     `applies` says whether its steps would be applied; where it is given, an unmet plan says what becomes of them.
     """
     if as_json:
-        print_json(_value(plan) | ({} if applies is None else {"applies": applies}))
+        print_json(plan_value(plan) | ({} if applies is None else {"applies": applies}))
         return
     print_table(("rule", "HSM", "action", "reason"), list(_rows(plan)), "there is nothing to do")
     if applies is not None and not plan.met:
@@ -49,7 +49,8 @@ def _doing(hsm: HsmOutcome) -> str:
     return ", ".join(hsm.actions) or "keep"
 
 
-def _value(plan: Plan) -> dict[str, object]:
+def plan_value(plan: Plan) -> dict[str, object]:
+    """A plan as JSON has it."""
     return {
         "met": plan.met,
         "rules": [_rule(outcome) for outcome in plan.rules],

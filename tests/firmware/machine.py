@@ -115,6 +115,7 @@ class Machine:
         self.log = Log()
         self.randomness: Callable[[int], bytes] = os.urandom
         self.now = NOON
+        self.at: Callable[[str], None] = lambda point: None  # each point between two steps of a command
         self._images: dict[str, bytes] = {}
         self.up()
 
@@ -137,6 +138,7 @@ class Machine:
             audit=self.audit,
             randomness=lambda length: self.randomness(length),
             limits=self.config.limits,
+            at=lambda point: self.at(point),
         )
         self.host = InProcessHost(self.firmware)
         self.firmware.restore()

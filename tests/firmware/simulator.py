@@ -6,12 +6,14 @@ nothing passes any more once it is unbound. A crash takes all gates with it, as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from keyvisor_hsm.cards import Apqn, ConfigurationData
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
+from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
 
 
 class Crash(BaseException):
@@ -40,6 +42,7 @@ class Mechanism(NamedTuple):
     min_key_size: int
     max_key_size: int
     flags: int
+    allowed: bool = True
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Gates:
     unusable: set[str] = field(default_factory=set)  # APQNs whose partition does not open
     waited: dict[str, bool] = field(default_factory=dict)  # per APQN, how the last association was asked for
     mechanisms: tuple[Mechanism, ...] = (Mechanism(0x1041, 112, 521, 0x2800), Mechanism(0x80000123, 0, 0, 1))
+    # per guest its control points, and per APQN the association rule that it is held through
+    controlled: dict[str, tuple[ControlPoints, dict[str, str]]] = field(default_factory=dict)
     dead: bool = False
     _countdown: int | None = None
     _how: str = ""
@@ -112,14 +117,28 @@ class Gate:
     def detach(self, apqn: Apqn) -> None:
         self._tell("detach", apqn, lambda: self._granted.pop(str(apqn)))
 
-    def bind(self, apqn: Apqn) -> None:
-        self._tell("bind", apqn, lambda: self._grant(apqn, "bound"))
+    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+        """Told where there are control points, or were any: the rules alone mean nothing to a gate."""
+        now = points, {str(apqn): rule for apqn, rule in rules.items()}
+        before, _ = self.gates.controlled.get(self.guest, (NO_CONTROL_POINTS, {}))
+        if points.points or before.points:
+            self.gates.effect(
+                f"{self.guest}: control {len(points.points)}",
+                lambda: self.gates.controlled.update({self.guest: now}),
+            )
+        else:
+            self.gates.controlled[self.guest] = now
 
-    def associate(self, apqn: Apqn, keys: PartitionKeys, *, wait: bool = True) -> None:
+    def bind(self, apqn: Apqn, *, rule: str | None = None) -> None:
+        self._tell("bind", apqn, lambda: self._grant(apqn, "bound", rule))
+
+    def associate(
+        self, apqn: Apqn, keys: PartitionKeys, *, rule: str | None = None, wait: bool = True
+    ) -> None:
         if str(apqn) in self.gates.unusable and wait:
             raise PartitionUnusable(f"the partition in {keys.directory} is damaged")
         self.gates.waited[str(apqn)] = wait
-        self._tell("associate", apqn, lambda: self._grant(apqn, keys.directory))
+        self._tell("associate", apqn, lambda: self._grant(apqn, keys.directory, rule))
 
     def unbind(self, apqn: Apqn) -> None:
         self._tell("unbind", apqn, lambda: self._grant(apqn, None))
@@ -139,6 +158,10 @@ class Gate:
     def _tell(self, what: str, apqn: Apqn, happen: object) -> None:
         self.gates.effect(f"{self.guest}: {what} {apqn}", happen)
 
-    def _grant(self, apqn: Apqn, what: str | None) -> None:
+    def _grant(self, apqn: Apqn, what: str | None, rule: str | None = None) -> None:
         assert str(apqn) in self._granted, "only an attached HSM can be granted"
         self._granted[str(apqn)] = what
+        _, rules = self.gates.controlled.setdefault(self.guest, (NO_CONTROL_POINTS, {}))
+        rules.pop(str(apqn), None)
+        if rule is not None:
+            rules[str(apqn)] = rule

@@ -470,7 +470,7 @@ def test_a_store_changes_only_when_the_commit_says_so(machine: Machine) -> None:
 def test_an_effect_that_cannot_be_undone_leaves_less_never_more(machine: Machine) -> None:
     guest = _prepared(machine)
     machine.gates.unusable.add(str(HSM))  # what is unbound now cannot be associated again
-    machine.gates.fail(1, "mishap before")
+    machine.gates.fail(3, "mishap after")  # the unbind is the last effect
     with pytest.raises(Mishap):
         _plan(machine, guest)
     assert machine.gates.grants["payments"][str(HSM)] == "bound"

@@ -464,6 +464,9 @@ class GuestDoor:
         return messages.Done()
 
     def apply_plan(self, body: messages.ApplyPlan) -> Message:
+        for seen in body.seen or ():
+            if (now := self._story.hsms[seen.apqn].state) != seen.state:
+                raise refuse(409, "ap", 0x3D, f"HSM {seen.apqn} is {now} now, not {seen.state}: plan again")
         self._story.policy = body.policy
         self._story.plans.append(body)
         for step in body.steps:

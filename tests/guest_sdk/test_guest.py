@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 
 import keyvisor_policy
 from keyvisor_guest import Guest, NameInvalid, NotRunning, PlanUnmet, Refused, SdkError
+from keyvisor_guest.guest import ATTEMPTS
+from keyvisor_guest.planning import AppliedPlan
 from keyvisor_guest.wire import messages
+
+from .conftest import refuse
 
 MET = """\
 version: 1
@@ -152,14 +157,98 @@ def test_without_an_argument_it_applies_the_policy_that_is_there(firmware: Any, 
 
 def test_applying_twice_changes_nothing(firmware: Any, guest: Guest) -> None:
     guest.apply(MET)
-    guest.apply(MET)
+    plan = guest.apply(MET)
     assert list(firmware.story.plans[1].steps) == []
+    assert [rule.kept for rule in plan.rules] == [("03.0011",)]
 
 
-def test_what_the_policy_does_not_want_is_unbound(firmware: Any, guest: Guest) -> None:
+def test_what_the_policy_does_not_want_is_unbound_with_unbind_and_left_without(
+    firmware: Any, guest: Guest
+) -> None:
     guest.bind("04.0011")
-    guest.apply(MET)
+    plan = guest.apply(MET)
+    assert plan.left == ("04.0011",)
+    assert {step.apqn for step in plan.steps} == {"03.0011"}
+    assert [hsm.state for hsm in guest.hsms()] == ["associated", "bound"]
+    plan = guest.apply(MET, unbind=True)
+    assert plan.left == ()
+    assert [(step.action, step.apqn) for step in firmware.story.plans[-1].steps] == [("unbind", "04.0011")]
     assert [hsm.state for hsm in guest.hsms()] == ["associated", "unbound"]
+
+
+def test_what_the_firmware_would_end_is_in_the_plan_without_unbind_too(firmware: Any, guest: Guest) -> None:
+    """An association that no rule allows any more, and what is offline, do not stay."""
+    other = hashlib.sha256(b"another").hexdigest()
+    firmware.story.hsms["04.0011"] = firmware.story.hsms["04.0011"].model_copy(
+        update={"state": "associated", "secret_id": other}
+    )
+    plan = guest.apply(MET, dry_run=True)
+    assert ("unbind", "04.0011") in [(step.action, step.apqn) for step in plan.steps]
+    firmware.story.hsms["04.0011"] = firmware.story.hsms["04.0011"].model_copy(
+        update={"state": "bound", "secret_id": None, "online": False}
+    )
+    plan = guest.apply(MET, dry_run=True)
+    assert ("unbind", "04.0011") in [(step.action, step.apqn) for step in plan.steps]
+    assert plan.left == ()
+
+
+def test_an_association_that_a_rule_still_allows_stays_though_none_wants_it(
+    firmware: Any, guest: Guest
+) -> None:
+    for apqn in ("03.0011", "04.0011"):
+        firmware.story.hsms[apqn] = firmware.story.hsms[apqn].model_copy(
+            update={"state": "associated", "secret_id": PAYMENTS_SIGNING}
+        )
+    anywhere = MET.replace("serial: 93AADFK719460083", "generation: '>=CEX8'")
+    plan = guest.apply(anywhere)
+    assert (plan.steps, plan.left) == ((), ("04.0011",))
+
+
+# --- what happens while it plans
+
+
+def test_an_hsm_that_changes_while_it_plans_is_planned_again(firmware: Any, guest: Guest) -> None:
+    def bind_once(name: str, body: Any) -> None:
+        if name == "apply_plan" and not firmware.story.plans and body.seen[0].state == "unbound":
+            firmware.story.hsms["03.0011"] = firmware.story.hsms["03.0011"].model_copy(
+                update={"state": "bound"}
+            )
+
+    firmware.story.before = bind_once
+    plan = guest.apply(MET)
+    assert [(step.action, step.apqn) for step in plan.steps] == [("associate", "03.0011")]
+    assert isinstance(plan, AppliedPlan)
+    assert [hsm.state for hsm in plan.now] == ["associated", "unbound"]
+    assert firmware.story.asked.count("apply_plan") == 2
+    assert len(firmware.story.plans) == 1
+
+
+def test_what_never_stands_still_is_given_up_with_the_firmwares_reason(firmware: Any, guest: Guest) -> None:
+    states = itertools.cycle(["bound", "unbound"])
+
+    def flip(name: str, _body: Any) -> None:
+        if name == "apply_plan":
+            firmware.story.hsms["03.0011"] = firmware.story.hsms["03.0011"].model_copy(
+                update={"state": next(states)}
+            )
+
+    firmware.story.before = flip
+    with pytest.raises(Refused, match=r"HSM 03\.0011") as refused:
+        guest.apply(MET)
+    assert (refused.value.kind, refused.value.code) == ("ap", 0x3D)
+    assert firmware.story.asked.count("apply_plan") == ATTEMPTS
+    assert firmware.story.plans == []
+
+
+def test_another_refusal_is_not_tried_again(firmware: Any, guest: Guest) -> None:
+    def taken(name: str, _body: Any) -> None:
+        if name == "apply_plan":
+            raise refuse(409, "ap", 0x09, "HSM 03.0011 is held by another guest")
+
+    firmware.story.before = taken
+    with pytest.raises(Refused, match="another guest"):
+        guest.apply(MET)
+    assert firmware.story.asked.count("apply_plan") == 1
 
 
 def test_a_policy_may_be_a_file_a_text_or_a_policy(firmware: Any, guest: Guest, tmp_path: Path) -> None:

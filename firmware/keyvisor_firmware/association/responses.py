@@ -25,7 +25,8 @@ class ApCode(enum.IntEnum):
     NO_SUCH_SECRET = 0x34
     SECRET_NOT_UNIQUE = 0x35
     ASSOCIATION_FAILED = 0x36
-    # Ours: the architecture knows no policy and no lock that opens, and uses no number near these.
+    # Ours: the architecture knows no policy, no plan and no lock that opens, and uses no number near these.
+    PLAN_OUTDATED = 0x3D
     NOT_OPEN_YET = 0x3E
     NOT_PERMITTED = 0x3F
 
@@ -43,6 +44,7 @@ TEXTS: Final[Mapping[ApCode, str]] = {
     ApCode.NO_SUCH_SECRET: "no such association secret",
     ApCode.SECRET_NOT_UNIQUE: "secret not unique",
     ApCode.ASSOCIATION_FAILED: "association failed",
+    ApCode.PLAN_OUTDATED: "the plan was made for another state",
     ApCode.NOT_OPEN_YET: "this guest opens nothing before its secret store is locked",
     ApCode.NOT_PERMITTED: "no rule of the registered policy allows it",
 }

@@ -59,7 +59,7 @@ LIMITS: Final[dict[type[Message], int]] = {
     WriteStorage: _base64(MAX_ACCESS) + _ROOM,
     AddSecret: _base64(MAX_REQUEST) + _ROOM,
     PolicyText: 6 * MAX_POLICY + _ROOM,
-    ApplyPlan: 6 * MAX_POLICY + 4 * _ROOM,
+    ApplyPlan: 6 * MAX_POLICY + 8 * _ROOM,
     Associate: _ROOM,
     RevokeHostKey: _ROOM,
     UseProtectedKey: _base64(MAX_KEY_DATA) + 4 * _base64(MAX_KEY_PARAMETER) + _ROOM,

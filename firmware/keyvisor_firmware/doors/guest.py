@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.attestation.attest import AttestCall
 from keyvisor_firmware.doors import answers
 from keyvisor_firmware.doors.problems import TooLarge
@@ -16,7 +17,7 @@ from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.secrets import Hash, KeyParameters, KeyUse, Mode, Operation, SecretIndex
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_firmware.storage.pages import Span
-from keyvisor_firmware.views import PlanStep
+from keyvisor_firmware.views import PlanStep, SeenHsm
 from keyvisor_guest.wire import messages, storage_messages
 from keyvisor_guest.wire.messages import MAX_KEY_DATA, MAX_KEY_PARAMETER, MAX_POLICY, MAX_REQUEST, Done
 from keyvisor_guest.wire.secret_ids import SecretId
@@ -87,9 +88,9 @@ class GuestHandlers:
         return Done()
 
     def apply_plan(self, body: messages.ApplyPlan) -> messages.HsmList:
-        views = self._firmware.apply_plan(
-            self._instance, _policy(body.policy), [_step(s) for s in body.steps]
-        )
+        steps = [_step(one) for one in body.steps]
+        seen = None if body.seen is None else [_seen(one) for one in body.seen]
+        views = self._firmware.apply_plan(self._instance, _policy(body.policy), steps, seen)
         return messages.HsmList(hsms=[answers.hsm(view) for view in views])
 
     def refusals(self) -> messages.RefusalList:
@@ -125,8 +126,15 @@ def _policy(body: messages.PolicyText) -> PolicyRow:
 
 
 def _step(step: messages.Step) -> PlanStep:
-    secret = None if step.secret_id is None else SecretId(bytes.fromhex(step.secret_id))
-    return PlanStep(step.action, Apqn.parse(step.apqn), secret)
+    return PlanStep(step.action, Apqn.parse(step.apqn), _maybe_secret_id(step.secret_id))
+
+
+def _seen(hsm: messages.Seen) -> SeenHsm:
+    return SeenHsm(Apqn.parse(hsm.apqn), State(hsm.state), _maybe_secret_id(hsm.secret_id))
+
+
+def _maybe_secret_id(text: str | None) -> SecretId | None:
+    return None if text is None else SecretId(bytes.fromhex(text))
 
 
 def _key_use(body: messages.UseProtectedKey) -> KeyUse:

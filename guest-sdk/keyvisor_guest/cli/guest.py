@@ -139,22 +139,52 @@ def apply(
         bool, typer.Option("--partial", help="Apply what can be met; without it: all or nothing.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict/--no-strict", help="With --partial: whether an unmet rule ends with 1.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--strict/--no-strict",
+            help="--strict: nothing is applied unless every rule is met, as without an option. --no-strict, with "
+            "--partial: an unmet rule does not end with 1.",
+            show_default=False,
+        ),
+    ] = None,
+    unbind: Annotated[
+        bool,
+        typer.Option(
+            "--unbind",
+            help="Unbind, too, what no rule wants; without it that stays as it is, where the policy allows it.",
+        ),
+    ] = False,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a policy and make the HSMs what it asks for; show the plan with its reasons."""
-    from keyvisor_policy.plan_table import print_plan
+    """Register a policy and make the HSMs what it asks for, all or nothing; show what was done, with reasons.
 
+    Exit code 0: done, every rule is met. 1: one is not, or it was refused. 2: wrong command line.
+    """
+    from keyvisor_guest.cli.applied_table import print_applied, print_planned
+    from keyvisor_guest.planning import AppliedPlan
+
+    if partial and strict:
+        raise typer.BadParameter(
+            "goes without --partial: one applies all or nothing, the other what can be met",
+            param_hint="--strict",
+        )
+    demanding = strict is not False
     try:
-        plan = _guest(guest, state).apply(file, partial=partial, strict=strict, dry_run=dry_run)
+        plan = _guest(guest, state).apply(
+            file, partial=partial, strict=demanding, unbind=unbind, dry_run=dry_run
+        )
     except PlanUnmet as unmet:
-        print_plan(unmet.plan, as_json=as_json)
+        if isinstance(unmet.plan, AppliedPlan):
+            print_applied(unmet.plan, as_json=as_json)
+        else:
+            print_planned(unmet.plan, applies=None, as_json=as_json)
         raise
-    # What was applied is applied; only of what was not is it told whether it would be.
-    print_plan(plan, as_json=as_json, applies=(plan.met or partial) if dry_run else None)
-    if plan.unmet and (strict or not partial):
+    if isinstance(plan, AppliedPlan):
+        print_applied(plan, as_json=as_json)
+    else:
+        print_planned(plan, applies=plan.met or partial, as_json=as_json)
+    if plan.unmet and (demanding or not partial):
         raise typer.Exit(1)
 
 

@@ -284,11 +284,25 @@ class Step(Message):
     secret_id: SecretIdText | None = None
 
 
+class Seen(Message):
+    """What an HSM was to the guest when a plan was made. `secret_id` where it was associated."""
+
+    apqn: ApqnText
+    state: State
+    secret_id: SecretIdText | None = None
+
+
 class ApplyPlan(Message):
-    """A policy to register and the steps that its plan asks for: all of it is done, or nothing."""
+    """A policy to register and the steps that its plan asks for: all of it is done, or nothing.
+
+    The firmware does unbinds first, then binds, then associations. `seen` are the HSMs that the plan was made from, those
+    of the steps among them: where one is not what it was (AP response code 3d), nothing is done. Without `seen` each
+    step is checked as if it came alone, and no more.
+    """
 
     policy: PolicyText
     steps: Annotated[list[Step], Field(max_length=1024)]
+    seen: Annotated[list[Seen], Field(max_length=1024)] | None = None
 
 
 class Mechanism(Message):

@@ -22,6 +22,7 @@ from keyvisor_firmware.doors.application import application
 from keyvisor_firmware.doors.bodies import LIMITS
 from keyvisor_guest.errors import Refused, SdkError
 from keyvisor_guest.state_directory import closed_mark
+from keyvisor_guest.wire import messages
 from keyvisor_guest.wire.boot_identity import PAGE_LENGTH
 from keyvisor_guest.wire.initrd import Entry, pack
 from keyvisor_guest.wire.messages import (
@@ -107,6 +108,41 @@ def test_the_guests_story(guest: House) -> None:
     }
     (done,) = guest.ask("payments", "POST", "/plan", plan).ok()["hsms"]
     assert done == associated
+
+
+def test_a_plan_says_what_it_was_made_from(guest: House) -> None:
+    guest.ask("payments", "POST", "/secrets", request(guest, "payments-signing")).ok()
+    plan = {"policy": POLICY, "steps": [{"action": "bind", "apqn": str(HSM)}]}
+    was = {"apqn": str(HSM), "state": "unbound"}
+    stale = guest.ask("payments", "POST", "/plan", {**plan, "seen": [{**was, "state": "failed"}]}).problem(
+        409
+    )
+    assert (stale.kind, stale.code) == ("ap", 0x3D)
+    assert "plan again" in stale.message
+    blind = guest.ask("payments", "POST", "/plan", {**plan, "seen": []}).problem(422)
+    assert str(HSM) in blind.message
+    assert guest.ask("payments", "GET", "/policy").problem(404).kind == "http"
+    (done,) = guest.ask("payments", "POST", "/plan", {**plan, "seen": [was]}).ok()["hsms"]
+    assert done["state"] == "bound"
+    associate = {"action": "associate", "apqn": str(HSM), "secret_id": SIGNING.hex()}
+    bound = {**was, "state": "bound"}
+    guest.ask("payments", "POST", "/plan", {**plan, "steps": [associate], "seen": [bound]}).ok()
+    held = {**was, "state": "associated", "secret_id": SIGNING.hex()}
+    guest.ask("payments", "POST", "/plan", {**plan, "steps": [], "seen": [held]}).ok()
+    other = {**held, "secret_id": "00" * 32}
+    assert (
+        guest.ask("payments", "POST", "/plan", {**plan, "steps": [], "seen": [other]}).problem(409).code
+        == 0x3D
+    )
+
+
+def test_the_longest_plan_that_its_message_takes_fits_the_body() -> None:
+    longest = messages.ApplyPlan(
+        policy=messages.PolicyText(text="\0" * messages.MAX_POLICY, source="\0" * 4096),
+        steps=[messages.Step(action="associate", apqn="ff.00ff", secret_id="f" * 64)] * 1024,
+        seen=[messages.Seen(apqn="ff.00ff", state="associated", secret_id="f" * 64)] * 1024,
+    )
+    assert len(longest.model_dump_json()) <= LIMITS[messages.ApplyPlan]
 
 
 def test_mechanisms_are_told_by_name_and_number(guest: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ associations:
   - name: payments-signing
     hsm: {mode: ep11, serial: 93AADFK719460083}
 """
+APPLY_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "apply.md").read_text(encoding="utf-8")
 HALF_MET = f"""\
 {MET}  - name: elsewhere
     secret: payments-signing
@@ -193,6 +195,8 @@ def test_apply_shows_the_plan_with_its_reasons(
     ("options", "code", "applied"),
     [
         ((), 1, 0),
+        (("--strict",), 1, 0),
+        (("--strict", "--dry-run"), 1, 0),
         (("--no-strict",), 1, 0),
         (("--partial",), 1, 1),
         (("--partial", "--no-strict"), 0, 1),
@@ -215,6 +219,59 @@ def test_an_unmet_rule(
     assert "elsewhere" in ended.out
     assert "serial differs" in ended.out
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--unbind",)])
+def test_all_or_nothing_and_what_can_be_met_exclude_each_other(
+    guest: Callable[..., Any], policy: Callable[[str], str], firmware: Any, more: tuple[str, ...]
+) -> None:
+    ended = guest("apply", policy(MET), "--partial", "--strict", *more)
+    assert ended.code == 2
+    assert "--strict" in ended.err
+    assert firmware.story.asked == []
+
+
+def test_what_was_done_is_told_per_hsm(
+    guest: Callable[..., Any], policy: Callable[[str], str], firmware: Any
+) -> None:
+    guest("bind", "04.0011")
+    ended = guest("apply", policy(MET))
+    assert [line.rstrip() for line in ended.out.splitlines()] == [
+        "rule              HSM      action           reason",
+        "payments-signing  03.0011  bind, associate",
+        "",
+        "HSM      was      done             is now",
+        "03.0011  unbound  bind, associate  associated",
+        "04.0011  bound    nothing          bound",
+        "04.0011 stays as it is: no rule wants it; `--unbind` unbinds it",
+    ]
+    assert "\n".join(line.rstrip() for line in ended.out.splitlines()) in APPLY_PAGE
+    ended = guest("apply", policy(MET), "--unbind", "--json")
+    told = json.loads(ended.out)
+    assert (ended.code, told["applied"], told["met"], told["left"]) == (0, True, True, [])
+    assert told["done"] == [
+        {"apqn": "03.0011", "was": "associated", "done": [], "is": "associated"},
+        {"apqn": "04.0011", "was": "bound", "done": ["unbind"], "is": "unbound"},
+    ]
+
+
+def test_the_page_on_apply_has_every_option_and_no_other(keyvisor: Callable[..., Any]) -> None:
+    told = set(re.findall(r"--[a-z-]+", keyvisor("guest", "apply", "--help").out))
+    elsewhere = {"--guest", "--state", "--help"}
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", APPLY_PAGE, re.MULTILINE)) == told - elsewhere
+
+
+def test_a_dry_run_tells_what_would_be_left(
+    guest: Callable[..., Any], policy: Callable[[str], str], firmware: Any
+) -> None:
+    guest("bind", "04.0011")
+    ended = guest("apply", policy(MET), "--dry-run")
+    assert "04.0011 stays as it is" in ended.out
+    told = json.loads(guest("apply", policy(MET), "--dry-run", "--json").out)
+    assert (told["left"], told["applies"]) == (["04.0011"], True)
+    told = json.loads(guest("apply", policy(HALF_MET), "--partial", "--json").out)
+    assert (told["left"], told["applied"], told["met"]) == (["04.0011"], True, False)
+    assert firmware.story.hsms["04.0011"].state == "bound"
 
 
 def test_a_plan_for_programs(guest: Callable[..., Any], policy: Callable[[str], str]) -> None:
@@ -244,7 +301,10 @@ def test_the_plan_is_what_the_policys_author_sees_without_a_firmware(
     tmp_path: Path,
     options: tuple[str, ...],
 ) -> None:
-    """What `guest hsms --json` prints is the inventory that `policy plan` takes, and the two plans are the same."""
+    """What `guest hsms --json` prints is the inventory that `policy plan` takes, and the two plans are the same.
+
+    With `--unbind`: the author sees all that the policy asks for, what it does not want included.
+    """
     guest("bind", "04.0011")
     inventory = tmp_path / "hsms.json"
     inventory.write_text(guest("hsms", "--json").out)
@@ -252,7 +312,7 @@ def test_the_plan_is_what_the_policys_author_sees_without_a_firmware(
     for_author = keyvisor(
         "policy", "plan", file, "--inventory", str(inventory), "--secrets", "payments-signing", *options
     )
-    in_guest = guest("apply", file, "--dry-run", *options)
+    in_guest = guest("apply", file, "--dry-run", "--unbind", *options)
     assert in_guest.out == for_author.out
     assert in_guest.code == for_author.code == 1
 
