@@ -47,6 +47,7 @@ POINTS = [
     "bind 03.0011 written",
     "associate 03.0011 written",
     "associate 05.0011 written",
+    "what is forbidden ended",
     "bind 07.0000 done",
     "bind 05.0011 done",
     "associate 05.0011 done",
