@@ -41,7 +41,7 @@ class PlanCommands:
 
     def set_policy(self, instance: InstanceId, row: PolicyRow) -> None:
         """Register a policy; associations that it does not allow end at once. Raises Malformed, Conflict."""
-        self._apply("set policy", instance, row, (), ())
+        self._apply("set policy", instance, row, (), None)
 
     def apply(
         self,
@@ -55,9 +55,8 @@ class PlanCommands:
         `seen` is what the planner went by; where that is not so any more, it is ApError 3d. Each step is checked as if
         it came alone, and against the new policy; what else the policy does not allow ends with them.
         """
-        if seen is not None and (blind := {one.apqn for one in steps} - {one.apqn for one in seen}):
-            raise Malformed(f"the plan has a step for HSM {min(blind)} and does not say what it was seen as")
-        self._apply("apply plan", instance, row, _ordered(steps), seen or ())
+        ordered = sorted(steps, key=lambda step: ORDER.get(step.action, len(ORDER)))
+        self._apply("apply plan", instance, row, ordered, seen)
 
     def _apply(
         self,
@@ -65,7 +64,7 @@ class PlanCommands:
         instance: InstanceId,
         row: PolicyRow,
         steps: Sequence[PlanStep],
-        seen: Sequence[SeenHsm],
+        seen: Sequence[SeenHsm] | None,
     ) -> None:
         detail = {"source": row.source}
         if steps:
@@ -73,8 +72,9 @@ class PlanCommands:
         with self._commands.alone():
             guest = self._guests.of(instance)
             with self._commands.command(event, guest.instance.name, **detail) as work:
+                _require_plan(steps, seen)
                 policy = read(row)
-                _require_as_seen(work, guest, seen)
+                _require_as_seen(work, guest, seen or ())
                 work.at("seen")
                 _register(work, instance, row)
                 work.at("policy registered")
@@ -104,8 +104,10 @@ class PlanCommands:
             self._associations.unbind(work, guest, step.apqn)
 
 
-def _ordered(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
-    """The steps in the order in which they are done. Raises Malformed for what is no step, or comes twice."""
+def _require_plan(steps: Sequence[PlanStep], seen: Sequence[SeenHsm] | None) -> None:
+    """Raises Malformed for what is no step, comes twice, or is for an HSM that the planner has not seen."""
+    if seen is not None and (blind := {one.apqn for one in steps} - {one.apqn for one in seen}):
+        raise Malformed(f"the plan has a step for HSM {min(blind)} and does not say what it was seen as")
     places: set[tuple[str, Apqn]] = set()
     for step in steps:
         if step.action not in ORDER:
@@ -117,7 +119,6 @@ def _ordered(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
         if (step.action, step.apqn) in places:
             raise Malformed(f"the plan has `{step.action} {step.apqn}` twice: once is enough")
         places.add((step.action, step.apqn))
-    return tuple(sorted(steps, key=lambda step: ORDER[step.action]))
 
 
 def _require_as_seen(work: Work, guest: Running, seen: Sequence[SeenHsm]) -> None:

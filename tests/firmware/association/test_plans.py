@@ -321,12 +321,13 @@ def test_a_refused_step_disturbs_no_gate(
         machine.firmware.apply_plan(guest.id, policy("payments-signing"), steps)
     assert machine.picture() == before
     assert machine.gates.told == told
+    (record,) = records(machine, "refused")
     if code is None:
         assert isinstance(caught.value, Malformed)
+        assert record["reason"] == str(caught.value)
         return
     assert isinstance(caught.value, ApError)
     assert caught.value.code is code
-    (record,) = records(machine, "refused")
     assert f"at the step `{bad.action} {bad.apqn}`" in record["reason"] == str(caught.value)
     assert "nothing of the plan is done" in record["reason"]
     assert str(bad) in record["steps"]
