@@ -1,7 +1,8 @@
-"""A daemon that dies by SIGKILL at one point of applying a plan: `python dying_daemon.py STATE NUMBER POINTS [gates]`.
+"""A daemon that dies by SIGKILL at one point of applying a plan: `python dying_daemon.py STATE NUMBER POINTS [HOW...]`.
 
-NUMBER counts the points from 0; each that is passed is a line in the file POINTS. With `gates`, its gates are killed
-before it; without, they are left to notice. For tests only: the installed daemon has no such entry.
+NUMBER counts the points from 0; each that is passed is a line in the file POINTS. HOW `gates`: its gates are killed
+before it; without, they are left to notice. HOW `twin`: it is a broken one, whose database commits every statement.
+For tests only: the installed daemon has no such entry.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from keyvisor_firmware import daemon
 from keyvisor_firmware.config import Config
+from keyvisor_firmware.state import database
 
 _OF = "apply plan: "
 
@@ -30,8 +32,10 @@ def _children() -> list[int]:
     return found
 
 
-def main(state: str, number: str, points: str, *gates: str) -> None:
+def main(state: str, number: str, points: str, *how: str) -> None:
     left = int(number)
+    if "twin" in how:
+        database._begin = lambda _connection: None
 
     def at(point: str) -> None:
         nonlocal left
@@ -40,7 +44,7 @@ def main(state: str, number: str, points: str, *gates: str) -> None:
         with Path(points).open("a", encoding="utf-8") as file:
             file.write(point.removeprefix(_OF) + "\n")
         if left == 0:
-            for child in _children() if gates else ():
+            for child in _children() if "gates" in how else ():
                 os.kill(child, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1

@@ -125,14 +125,14 @@ def _ready(world: World) -> World:
 # --- a daemon that dies
 
 
-def begin_dying(world: World, number: int, *gates: str) -> Path:
-    """Start a daemon that dies at that point; the file of the points that it passes."""
+def begin_dying(world: World, number: int, *how: str) -> Path:
+    """Start a daemon that dies at that point (dying_daemon.py); the file of the points that it passes."""
     points = world.directory / "points"
     points.unlink(missing_ok=True)
     program = Path(__file__).with_name("dying_daemon.py")
     with (world.directory / "daemon.log").open("a") as log:
         world.daemon = subprocess.Popen(
-            [sys.executable, str(program), str(world.state), str(number), str(points), *gates],
+            [sys.executable, str(program), str(world.state), str(number), str(points), *how],
             env=world.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -206,6 +206,22 @@ def test_a_daemon_that_is_killed_at_any_point_of_a_plan_leaves_the_old_state_or_
     assert [outcomes[name] for name in names] == [
         names.index(name) >= names.index("committed") for name in names
     ]
+
+
+def test_a_daemon_without_transactions_is_found_out_where_it_dies(ready: World) -> None:
+    """The broken twin: what it wrote until then stays, and that is neither the old state nor the new one."""
+    ready.tool("payments", *KEYPAIRGEN).ok()
+    old, new = policy(ready, HSM), policy(ready, SPARE, accelerator=True)
+    before = applied(ready)
+    ready.down()
+    points = begin_dying(ready, 2, "twin")
+    with pytest.raises(DoorBroken):
+        guest(ready).apply(new)
+    assert gone(ready) == -signal.SIGKILL
+    assert points.read_text().splitlines()[-1] == "policy registered"
+    ready.up()
+    with pytest.raises(AssertionError):
+        require_whole(ready, old, new, before)
 
 
 # --- what goes on meanwhile

@@ -1,8 +1,7 @@
 """Bind, associate and unbind: every check that stands between a guest and an HSM, in its order.
 
 Each works within one transaction and changes nothing where it raises, except what the transaction and the effects
-take back. Each has two halves: `book_...` checks and writes, and gives back what is then to be done to the gate.
-Knows no door; the order of the checks is that of the response codes' meanings (formats, F.5).
+take back. Knows no door; the order of the checks is that of the response codes' meanings (formats, F.5).
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ from keyvisor_policy.control_points import NO_CONTROL_POINTS
 At = Callable[[str], None]
 """Told at each point between two steps of a command. In production nobody listens; a test fails or dies there."""
 
-AtGate = Callable[[], None]
-"""What is left of a command that is checked and written: its effect on the gate."""
-
 _NO_POLICY: Final = "the guest has registered no policy; apply one that names the secret"
 
 
@@ -59,10 +55,6 @@ class Associations:
         """Raises ApError: 3e not open yet, 01 not attached, 03 offline, 30 bound already or of a kind that is not
         bound, 36 failed before, 09 held by another guest.
         """
-        self.book_bind(work, guest, apqn, policy)()
-
-    def book_bind(self, work: Work, guest: Running, apqn: Apqn, policy: Policy | None) -> AtGate:
-        """Raises as `bind`; what is given back raises ApError 30."""
         _require_open(guest)
         hsm = self._usable(work, guest, apqn)
         after(_state(work, guest, apqn), Command.BIND, str(apqn))
@@ -74,14 +66,10 @@ class Associations:
             raise ApError(
                 ApCode.BOUND_TO_ANOTHER, f"HSM {apqn} is held by another guest; choose another"
             ) from None
-
-        def at_gate() -> None:
-            try:
-                work.effects.bind(guest.gate, apqn, _binding_rule(policy, hsm))
-            except PartitionUnusable as error:
-                raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
-
-        return at_gate
+        try:
+            work.effects.bind(guest.gate, apqn, _binding_rule(policy, hsm))
+        except PartitionUnusable as error:
+            raise ApError(ApCode.BIND_ERROR, f"the gate cannot serve HSM {apqn}; try again") from error
 
     def associate(
         self, work: Work, guest: Running, apqn: Apqn, secret_id: SecretId, policy: Policy | None
@@ -91,12 +79,6 @@ class Associations:
 
         After AssociationFailed the caller has to record that, in a transaction of its own.
         """
-        self.book_associate(work, guest, apqn, secret_id, policy)()
-
-    def book_associate(
-        self, work: Work, guest: Running, apqn: Apqn, secret_id: SecretId, policy: Policy | None
-    ) -> AtGate:
-        """Raises as `associate`; what is given back raises AssociationFailed."""
         hsm = self._usable(work, guest, apqn)
         after(_state(work, guest, apqn), Command.ASSOCIATE, str(apqn))
         _require_associable(hsm)
@@ -105,15 +87,11 @@ class Associations:
         keys = self._hsms.partition_keys(apqn, guest.secrets.association_secret(index))
         associated = HeldHsm(apqn, OUTCOMES[Outcome.OPENED], index, secret_id)
         work.storage.set_binding(guest.instance.id, associated)
-
-        def at_gate() -> None:
-            try:
-                work.effects.associate(guest.gate, apqn, keys, rule.name)
-            except PartitionUnusable as error:
-                message = f"the key partition of HSM {apqn} does not open; unbind it, then try again"
-                raise AssociationFailed(message) from error
-
-        return at_gate
+        try:
+            work.effects.associate(guest.gate, apqn, keys, rule.name)
+        except PartitionUnusable as error:
+            message = f"the key partition of HSM {apqn} does not open; unbind it, then try again"
+            raise AssociationFailed(message) from error
 
     def fail(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """An association has failed: nothing passes any more, and every command repeats the code until unbind."""
@@ -122,30 +100,30 @@ class Associations:
 
     def unbind(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """Raises ApError: 01 not attached, 0b not bound. The secret stays in the store. An offline HSM can be unbound."""
-        self.book_unbind(work, guest, apqn)()
-
-    def book_unbind(self, work: Work, guest: Running, apqn: Apqn) -> AtGate:
-        """Raises as `unbind`; what is given back raises nothing."""
         require_attached(work.records, guest, apqn)
         after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
-        return self.book_release(work, guest, work.storage.bindings(guest.instance.id)[apqn])
+        self.release(work, guest, work.storage.bindings(guest.instance.id)[apqn])
 
     def release(self, work: Work, guest: Running, binding: HeldHsm) -> None:
         """End what `binding` says, whoever wants it ended."""
-        self.book_release(work, guest, binding)()
-
-    def book_release(self, work: Work, guest: Running, binding: HeldHsm) -> AtGate:
-        """What is given back raises nothing."""
         work.storage.unbind(guest.instance.id, binding.apqn)
         keys, rule = self.keys(guest.secrets, binding), self._rule(binding, guest.policy)
 
         def again() -> None:
             reinstate(guest.gate, binding, keys, rule, wait=True)
 
-        return lambda: work.effects.unbind(guest.gate, binding.apqn, again)
+        work.effects.unbind(guest.gate, binding.apqn, again)
 
-    def book_control(self, work: Work, guest: Running, policy: Policy) -> AtGate:
-        """What lets `policy` decide what the guest's HSMs may be asked; it raises nothing."""
+    def release_forbidden(self, work: Work, guest: Running, policy: Policy) -> tuple[Apqn, ...]:
+        """End the guest's associations that `policy` does not allow; which those were."""
+        bindings = work.storage.bindings(guest.instance.id).values()
+        forbidden = tuple(binding for binding in bindings if not self.stands(binding, policy))
+        for binding in forbidden:
+            self.release(work, guest, binding)
+        return tuple(binding.apqn for binding in forbidden)
+
+    def controlling(self, work: Work, guest: Running, policy: Policy) -> Callable[[], None]:
+        """What lets `policy` decide what the HSMs that the guest has now may be asked, once it is called."""
         bindings = tuple(work.storage.bindings(guest.instance.id).values())
         now, before = self._controlled(bindings, policy), self._controlled(bindings, guest.policy)
         return lambda: work.effects.control(guest.gate, now, before)

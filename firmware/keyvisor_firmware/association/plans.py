@@ -9,34 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
-from keyvisor_firmware.association.commands import Associations, AtGate, Work
+from keyvisor_firmware.association.commands import Associations, Work
+from keyvisor_firmware.association.effects import KeptBack
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.policies import read
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.commands import Commands
-from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed
+from keyvisor_firmware.errors import ApError, Conflict, Malformed
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.state.records import PolicyRow
 from keyvisor_firmware.views import PlanStep, SeenHsm
 from keyvisor_hsm.cards import Apqn
+from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_policy import Policy
 
 ORDER: Final[Mapping[str, int]] = {"unbind": 0, "bind": 1, "associate": 2}
 """The order in which steps are checked and written: what must go makes room for what comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Booked:
-    """One step that is checked and written, and what it has still to do to the gate."""
-
-    action: str
-    apqn: Apqn
-    at_gate: AtGate
 
 
 class PlanCommands:
@@ -49,7 +41,7 @@ class PlanCommands:
 
     def set_policy(self, instance: InstanceId, row: PolicyRow) -> None:
         """Register a policy; associations that it does not allow end at once. Raises Malformed, Conflict."""
-        self._apply("set policy", instance, row, (), ())
+        self._apply("set policy", instance, row, (), None)
 
     def apply(
         self,
@@ -63,9 +55,8 @@ class PlanCommands:
         `seen` is what the planner went by; where that is not so any more, it is ApError 3d. Each step is checked as if
         it came alone, and against the new policy; what else the policy does not allow ends with them.
         """
-        if seen is not None and (blind := {one.apqn for one in steps} - {one.apqn for one in seen}):
-            raise Malformed(f"the plan has a step for HSM {min(blind)} and does not say what it was seen as")
-        self._apply("apply plan", instance, row, _ordered(steps), seen or ())
+        ordered = sorted(steps, key=lambda step: ORDER.get(step.action, len(ORDER)))
+        self._apply("apply plan", instance, row, ordered, seen)
 
     def _apply(
         self,
@@ -73,7 +64,7 @@ class PlanCommands:
         instance: InstanceId,
         row: PolicyRow,
         steps: Sequence[PlanStep],
-        seen: Sequence[SeenHsm],
+        seen: Sequence[SeenHsm] | None,
     ) -> None:
         detail = {"source": row.source}
         if steps:
@@ -81,45 +72,45 @@ class PlanCommands:
         with self._commands.alone():
             guest = self._guests.of(instance)
             with self._commands.command(event, guest.instance.name, **detail) as work:
+                _require_plan(steps, seen)
                 policy = read(row)
-                _require_as_seen(work, guest, seen)
+                _require_as_seen(work, guest, seen or ())
                 work.at("seen")
                 _register(work, instance, row)
                 work.at("policy registered")
-                control = self._associations.book_control(work, guest, policy)
-                all_booked = _in_gate_order(self._booked(work, guest, steps, policy))
+                control = self._associations.controlling(work, guest, policy)
+                with work.effects.kept_back() as at_gate:
+                    self._write(work, guest, steps, policy)
                 control()
                 work.at("control points changed")
-                for booked in all_booked:
-                    with _step(booked.action, booked.apqn):
-                        booked.at_gate()
-                    work.at(f"{booked.action} {booked.apqn} done")
+                for one in _in_gate_order(at_gate):
+                    with _step(one.action, one.apqn):
+                        one.happen()
+                    work.at(f"{one.action} {one.apqn} done")
             guest.policy = policy
 
-    def _booked(self, work: Work, guest: Running, steps: Sequence[PlanStep], policy: Policy) -> list[_Booked]:
-        """Every step, checked and written; behind them the end of each association that `policy` does not allow."""
-        booked = []
+    def _write(self, work: Work, guest: Running, steps: Sequence[PlanStep], policy: Policy) -> None:
+        """Check and write every step, and the end of each association that `policy` does not allow."""
         for step in steps:
             with _step(step.action, step.apqn):
-                booked.append(_Booked(step.action, step.apqn, self._book(work, guest, step, policy)))
+                self._do(work, guest, step, policy)
             work.at(f"{step.action} {step.apqn} written")
-        for binding in tuple(work.storage.bindings(guest.instance.id).values()):
-            if not self._associations.stands(binding, policy):
-                at_gate = self._associations.book_release(work, guest, binding)
-                booked.append(_Booked("unbind", binding.apqn, at_gate))
-                work.at(f"forbidden {binding.apqn} written")
-        return booked
+        self._associations.release_forbidden(work, guest, policy)
+        work.at("what is forbidden ended")
 
-    def _book(self, work: Work, guest: Running, step: PlanStep, policy: Policy) -> AtGate:
+    def _do(self, work: Work, guest: Running, step: PlanStep, policy: Policy) -> None:
         if step.secret_id is not None:
-            return self._associations.book_associate(work, guest, step.apqn, step.secret_id, policy)
-        if step.action == "bind":
-            return self._associations.book_bind(work, guest, step.apqn, policy)
-        return self._associations.book_unbind(work, guest, step.apqn)
+            self._associations.associate(work, guest, step.apqn, step.secret_id, policy)
+        elif step.action == "bind":
+            self._associations.bind(work, guest, step.apqn, policy)
+        else:
+            self._associations.unbind(work, guest, step.apqn)
 
 
-def _ordered(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
-    """The steps in the order in which they are done. Raises Malformed for what is no step, or comes twice."""
+def _require_plan(steps: Sequence[PlanStep], seen: Sequence[SeenHsm] | None) -> None:
+    """Raises Malformed for what is no step, comes twice, or is for an HSM that the planner has not seen."""
+    if seen is not None and (blind := {one.apqn for one in steps} - {one.apqn for one in seen}):
+        raise Malformed(f"the plan has a step for HSM {min(blind)} and does not say what it was seen as")
     places: set[tuple[str, Apqn]] = set()
     for step in steps:
         if step.action not in ORDER:
@@ -131,7 +122,6 @@ def _ordered(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
         if (step.action, step.apqn) in places:
             raise Malformed(f"the plan has `{step.action} {step.apqn}` twice: once is enough")
         places.add((step.action, step.apqn))
-    return tuple(sorted(steps, key=lambda step: ORDER[step.action]))
 
 
 def _require_as_seen(work: Work, guest: Running, seen: Sequence[SeenHsm]) -> None:
@@ -166,10 +156,10 @@ def _register(work: Work, instance: InstanceId, row: PolicyRow) -> None:
         )
 
 
-def _in_gate_order(booked: Sequence[_Booked]) -> tuple[_Booked, ...]:
+def _in_gate_order(at_gate: Sequence[KeptBack]) -> tuple[KeptBack, ...]:
     """First the HSMs that the guest gets besides what it has, then those that it loses, then those that it gets again."""
-    lost = {one.apqn for one in booked if one.action == "unbind"}
-    return tuple(sorted(booked, key=lambda one: (one.apqn in lost, ORDER[one.action])))
+    lost = {one.apqn for one in at_gate if one.action == "unbind"}
+    return tuple(sorted(at_gate, key=lambda one: (one.apqn in lost, ORDER[one.action])))
 
 
 @contextmanager
@@ -178,13 +168,13 @@ def _step(action: str, apqn: Apqn) -> Iterator[None]:
     try:
         yield
     except ApError as error:
+        raise _at_step(error.code, action, apqn, error.message) from error
+    except PartitionUnusable as error:
         # Alone, an association that failed has to be unbound; here, nothing is left of it.
-        failed = isinstance(error, AssociationFailed)
-        why = (
-            f"the key partition of HSM {apqn} does not open; see what `keyvisor up` prints"
-            if failed
-            else error.message
-        )
-        raise ApError(
-            error.code, f"at the step `{action} {apqn}`: {why}; nothing of the plan is done"
-        ) from error
+        code = ApCode.ASSOCIATION_FAILED if action == "associate" else ApCode.BIND_ERROR
+        what = "its key partition does not open" if action == "associate" else "the gate cannot serve it"
+        raise _at_step(code, action, apqn, f"{what}; see what `keyvisor up` prints") from error
+
+
+def _at_step(code: ApCode, action: str, apqn: Apqn, why: str) -> ApError:
+    return ApError(code, f"at the step `{action} {apqn}`: {why}; nothing of the plan is done")

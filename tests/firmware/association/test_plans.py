@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -45,6 +47,7 @@ POINTS = [
     "bind 03.0011 written",
     "associate 03.0011 written",
     "associate 05.0011 written",
+    "what is forbidden ended",
     "control points changed",
     "bind 07.0000 done",
     "bind 05.0011 done",
@@ -262,6 +265,35 @@ def test_an_answer_of_the_old_state_from_half_a_plan_would_be_seen(
         machine.require_agreement()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_looks_at_any_point_sees_the_old_state_or_the_new(
+    machine: Machine, guest: Instance, fails: bool
+) -> None:
+    """Everybody who asks while a plan is applied waits for its end: its guest, its host and the operator."""
+    before = held(machine, guest)
+    looks: list[Callable[[], dict[Apqn, State]]] = [
+        lambda: {view.data.apqn: view.state for view in machine.firmware.list_hsms(guest.id)},
+        lambda: {
+            view.data.apqn: view.state for view in machine.firmware.held_hsms() if view.data.apqn in NEW
+        },
+    ]
+    with ThreadPoolExecutor(max_workers=2 * len(POINTS)) as others:
+        asked = []
+
+        def look(point: str) -> None:
+            asked.extend(others.submit(one) for one in looks)
+            if fails and point == "written":
+                raise Mishap(point)
+
+        with pytest.raises(Mishap) if fails else contextlib.nullcontext():
+            apply(machine, guest, at=look)
+        wanted = before if fails else NEW
+        assert [one.result(timeout=60) for one in asked] == [
+            {apqn: state for apqn, (state, _) in wanted.items()}
+        ] * len(asked)
+    assert len(asked) >= 2 * LAST
+
+
 # --- what is refused
 
 
@@ -290,12 +322,13 @@ def test_a_refused_step_disturbs_no_gate(
         machine.firmware.apply_plan(guest.id, policy("payments-signing"), steps)
     assert machine.picture() == before
     assert machine.gates.told == told
+    (record,) = records(machine, "refused")
     if code is None:
         assert isinstance(caught.value, Malformed)
+        assert record["reason"] == str(caught.value)
         return
     assert isinstance(caught.value, ApError)
     assert caught.value.code is code
-    (record,) = records(machine, "refused")
     assert f"at the step `{bad.action} {bad.apqn}`" in record["reason"] == str(caught.value)
     assert "nothing of the plan is done" in record["reason"]
     assert str(bad) in record["steps"]
