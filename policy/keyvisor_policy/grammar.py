@@ -1,7 +1,6 @@
 """The grammar of a policy file as pydantic models (policy.md, section 1).
 
-What a single value may be stands in `fields`; what must hold between values is looked at in `loading`. The
-words of the grammar that a later release brings are known here, so that a file with them is refused by name.
+What a single value may be stands in `fields`; what must hold between values is looked at in `loading`.
 """
 
 from __future__ import annotations
@@ -9,19 +8,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, PlainValidator, RootModel
-from pydantic.json_schema import SkipJsonSchema
 
 from keyvisor_policy import fields, spellings
 from keyvisor_policy.case_grammar import CaseFields
 from keyvisor_policy.hsms import SecretId
 from keyvisor_policy.never import Is
+from keyvisor_policy.request_grammar import RequestsFields
 from keyvisor_policy.rules import Interval
 from keyvisor_policy.strict_yaml import StrictModel, Verbatim, from_text, read_integer, read_text
 from keyvisor_policy.strict_yaml.wording import described, expected_words
 
 VERSION = 1
-NOT_YET = ("requests",)
-"""Words of the grammar that this release does not act on. Accepting them silently would promise a protection."""
 
 
 def _version(value: object) -> int:
@@ -54,7 +51,6 @@ PresentOrNot = Annotated[
     PlainValidator(lambda value: fields.anything_but(fields.name)(read_text(value))),
     spellings.NEVER_COMPLIANCE,
 ]
-NotYet = SkipJsonSchema[Annotated[None, PlainValidator(lambda value: value)]]
 
 
 class HsmFields(StrictModel):
@@ -127,7 +123,7 @@ class PolicyFields(StrictModel):
     associations: list[AssociationFields] = Field(
         default_factory=list, description="Rules; their order is their priority."
     )
-    requests: NotYet = None
+    requests: RequestsFields | None = None
     never: list[NeverFields] = Field(
         default_factory=list, description="What must never be; `policy prove` decides whether it can."
     )

@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-from keyvisor_policy import case_loading, fields, pvapconfig
+from keyvisor_policy import case_loading, fields, pvapconfig, request_loading
 from keyvisor_policy.cases import MAX_CASES
 from keyvisor_policy.errors import DocumentError, Finding
 from keyvisor_policy.grammar import (
-    NOT_YET,
     AssociationFields,
     HsmFields,
     NeverFields,
@@ -58,6 +57,7 @@ def _policy(document: Document, digest: bytes) -> Policy:
         cases=tuple(
             case_loading.compiled_case(document, number, entry) for number, entry in enumerate(policy.cases)
         ),
+        control_points=request_loading.compiled_requests(document, policy.requests),
     )
 
 
@@ -67,10 +67,13 @@ def _examined(document: Document) -> PolicyFields:
     _check_length(document, entries, ("associations",))
     _check_length(document, nevers, ("never",), MAX_NEVERS, "entries of `never`")
     _check_length(document, _entries(document, "cases"), ("cases",), MAX_CASES, "cases")
+    points = request_loading.entries(document)
+    _check_length(document, points, request_loading.PATH, request_loading.MAX_POINTS, "control points")
     policy, findings = examine(document, PolicyFields)
     between = [
         *_between_values(document, entries),
         *_about_nevers(document, nevers),
+        *request_loading.between_values(document),
         *case_loading.between_values(document),
     ]
     findings = ordered([*findings, *between])
@@ -132,11 +135,6 @@ def _description(hsm: NeverHsmFields) -> Description:
 
 def _between_values(document: Document, entries: object) -> Iterator[Finding]:
     """What is wrong between values that may each be right. Looks at the tree, so that it is found in the same run."""
-    for word in NOT_YET:
-        if isinstance(document.tree, dict) and word in document.tree:
-            yield Finding(
-                document.source, *document.key_place((word,)), f"`{word}` is not supported yet; remove it"
-            )
     lines: dict[str, int] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, dict):

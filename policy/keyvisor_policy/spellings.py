@@ -11,6 +11,11 @@ from typing import Any
 from pydantic import WithJsonSchema
 
 from keyvisor_policy.hsms import MODES, NEWEST_GENERATION, OLDEST_GENERATION
+from keyvisor_policy.pkcs11.calls import FORMS
+from keyvisor_policy.pkcs11.kinds import KEY_MATERIAL, NOT_FLAT
+from keyvisor_policy.pkcs11.names import ATTRIBUTES
+from keyvisor_policy.pkcs11.names import MECHANISMS as MECHANISM_NAMES
+from keyvisor_policy.profiles import PROFILES
 from keyvisor_policy.rules import MAX_COUNT
 
 _GENERATION = f"[Cc][Ee][Xx][{OLDEST_GENERATION}-{NEWEST_GENERATION}]"
@@ -58,6 +63,10 @@ def _but(one: WithJsonSchema) -> WithJsonSchema:
     schema["pattern"] = schema["pattern"].replace("^", "^(! *)?", 1)
     schema["examples"] = [*schema["examples"], f"!{schema['examples'][0]}"]
     return WithJsonSchema(schema)
+
+
+def _speaks_of(attribute: str) -> bool:
+    return ATTRIBUTES[attribute] not in KEY_MATERIAL | NOT_FLAT
 
 
 VERSION = WithJsonSchema({"title": "Version", "description": "The only version there is.", "const": 1})
@@ -153,4 +162,40 @@ PARTLY = WithJsonSchema(
         "description": "`associate`, `bind` and `unmet` are not exact: there may be others.",
         "type": "boolean",
     }
+)
+POINT_NAME = _named("Name", "What refusals call the control point.", "no raw rsa")
+ON = _named("On", "Only for HSMs that are associated through this rule.", "payments")
+PROFILE = _text(
+    "Profile", "A set of control points that comes with keyvisor; `keyvisor policy profile` shows it.", enum=list(PROFILES)
+)
+
+
+def _one_or_more(title: str, description: str, one: dict[str, Any], *examples: Any) -> WithJsonSchema:
+    several = {"type": "array", "items": one, "minItems": 1}
+    return WithJsonSchema(
+        {"title": title, "description": description, "anyOf": [one, several], "examples": list(examples)}
+    )
+
+
+CALLS = _one_or_more(
+    "Calls",
+    "The calls that are meant, by the name of the one at which they are decided.",
+    {"enum": list(FORMS)},
+    ["C_GenerateKey", "C_GenerateKeyPair"],
+)
+MECHANISMS = _one_or_more(
+    "Mechanisms",
+    "The mechanisms that are meant, by name or as a hexadecimal number.",
+    {"anyOf": [{"enum": list(MECHANISM_NAMES)}, {"type": _SCALAR, "pattern": "^0x[0-9a-fA-F]{1,16}$"}]},
+    ["CKM_RSA_X_509"],
+)
+ATTRIBUTE = _text("Attribute", "An attribute's name.", enum=[name for name in ATTRIBUTES if _speaks_of(name)])
+WANTED = _one_or_more(
+    "Condition",
+    "What it must be: a value or a list of alternatives; numbers may be compared, texts may have `*` and `?`; `!` is anything but.",
+    {"type": ["string", "number", "boolean"]},
+    True,
+    "<3072",
+    "test-*",
+    ["CKK_RSA", "CKK_EC"],
 )

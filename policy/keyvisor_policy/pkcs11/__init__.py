@@ -1,0 +1,1 @@
+"""What policies know of PKCS#11: names and kinds, as data. No module and no protocol."""

@@ -1,0 +1,56 @@
+"""The calls that control points decide, and what else is asked under the same name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FORMS: Final[dict[str, tuple[str, ...]]] = {
+    "C_InitToken": ("C_InitToken2",),
+    "C_InitPIN": (),
+    "C_SetPIN": (),
+    "C_Login": ("C_LoginUser",),
+    "C_GetOperationState": (),
+    "C_SetOperationState": (),
+    "C_CreateObject": (),
+    "C_CopyObject": (),
+    "C_DestroyObject": (),
+    "C_GetAttributeValue": (),
+    "C_SetAttributeValue": (),
+    "C_EncryptInit": ("C_MessageEncryptInit",),
+    "C_DecryptInit": ("C_MessageDecryptInit",),
+    "C_DigestInit": (),
+    "C_DigestKey": (),
+    "C_SignInit": ("C_MessageSignInit",),
+    "C_SignRecoverInit": (),
+    "C_VerifyInit": ("C_MessageVerifyInit",),
+    "C_VerifyRecoverInit": (),
+    "C_GenerateKey": (),
+    "C_GenerateKeyPair": (),
+    "C_WrapKey": (),
+    "C_UnwrapKey": (),
+    "C_DeriveKey": ("C_DeriveKey2",),
+    "C_SeedRandom": (),
+    "C_GenerateRandom": (),
+}
+"""A call that a policy may name -> the calls that are the same thing asked in another way, which the name covers."""
+
+DECIDED_AT: Final[dict[str, str]] = {
+    **{form: call for call, forms in FORMS.items() for form in forms},
+    **{
+        f"C_{operation}{how}": f"C_{operation}Init"
+        for operation in ("Encrypt", "Decrypt", "Digest", "Sign", "Verify")
+        for how in ("", "Update", "Final")
+    },
+    "C_SignRecover": "C_SignRecoverInit",
+    "C_VerifyRecover": "C_VerifyRecoverInit",
+    **{
+        f"C_{operation}Message{how}": f"C_{operation}Init"
+        for operation in ("Encrypt", "Decrypt", "Sign", "Verify")
+        for how in ("", "Begin", "Next")
+    },
+    **{
+        f"C_Message{operation}Final": f"C_{operation}Init"
+        for operation in ("Encrypt", "Decrypt", "Sign", "Verify")
+    },
+}
+"""A call that comes after the decision, or in another form -> the call that a policy names instead."""
