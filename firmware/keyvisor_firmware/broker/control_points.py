@@ -253,9 +253,9 @@ def _templates(
         implied = _implied(mechanism)
         public, private = given
         both = ({**private, **public}, {**public, **private})
-        return tuple({**implied, **one, CKA.CLASS: half} for one, half in zip(both, _HALVES, strict=True))
+        return tuple({**implied, **one, CKA.CLASS: int(half)} for one, half in zip(both, _HALVES, strict=True))
     if call.name == "C_GenerateKey":
-        return ({**_implied(mechanism), CKA.CLASS: CKO.SECRET_KEY, **given[0]},)
+        return ({**_implied(mechanism), CKA.CLASS: int(CKO.SECRET_KEY), **given[0]},)
     return tuple(given) or (None,)
 
 

@@ -16,11 +16,15 @@ from keyvisor_hsm.cryptoki.flags import CKF_DECRYPT, CKF_ENCRYPT, CKF_SIGN, CKF_
 from keyvisor_hsm.partitions import Partition, PartitionKeys
 from keyvisor_policy import parse
 
-from .encoder import Mechanism, Needs
+from .encoder import Mechanism
 from .in_process import SLOT_ID, Application, Bench, store_of
 
 ASSOCIATED = HsmState.ASSOCIATED
-AES = [(CKA.VALUE_LEN, 32), (CKA.ENCRYPT, True), (CKA.DECRYPT, True), (CKA.SIGN, True), (CKA.VERIFY, True)]
+AES = [
+    (CKA.VALUE_LEN, 32),
+    (CKA.PRIVATE, False),
+    *((use, True) for use in (CKA.ENCRYPT, CKA.DECRYPT, CKA.SIGN, CKA.VERIFY)),
+]
 RULE = "payments"
 
 
@@ -70,7 +74,7 @@ def sign(application: Application, session: int, key: int, mechanism: int = CKM.
     """The code of C_SignInit; the operation is ended if it was begun."""
     rv = application.rv("C_SignInit", session, Mechanism(mechanism), key)
     if rv == CKR.OK:
-        application.call("C_Sign", session, b"data", Needs(64))
+        application.call("C_Sign", session, b"data", 64)
     return rv
 
 
@@ -88,7 +92,7 @@ def test_a_refused_mechanism_does_not_reach_the_module(bench: Bench, application
     (call, refused) = bench.refused[-1]
     assert call == "C_SignInit"
     assert refused.because is not None
-    assert (refused.because.point, refused.because.origin) == ("rule 0", "policy.yaml:8")
+    assert (refused.because.point, refused.because.origin) == ("rule 0", "policy.yaml:7")
     assert refused.because.rule == RULE
     assert "rule 0" in refused.reason
     bench.control(control("deny: {call: C_EncryptInit, mechanism: CKM_AES_CMAC}"))
@@ -170,9 +174,9 @@ def test_both_halves_of_a_pair_are_judged(extractable: bool, bench: Bench, appli
         session,
         Mechanism(CKM.EC_KEY_PAIR_GEN),
         [(CKA.EC_PARAMS, p256), (CKA.VERIFY, True)],
-        [(CKA.SIGN, True), (CKA.EXTRACTABLE, extractable), (CKA.SENSITIVE, True)],
+        [(CKA.SIGN, True), (CKA.EXTRACTABLE, extractable), (CKA.SENSITIVE, True), (CKA.PRIVATE, False)],
     )
-    assert rv == (CKR.TEMPLATE_INCONSISTENT if extractable else CKR.OK)
+    assert rv == (CKR.TEMPLATE_INCONSISTENT if extractable else CKR.OK), bench.refused
 
 
 # --- keys: what is looked at in a key
@@ -242,7 +246,7 @@ def test_an_operation_does_not_outlive_the_policy_that_it_was_begun_under(
     key = aes(application, keeper)  # a session object lives as long as the session that made it
     application.call("C_SignInit", session, Mechanism(CKM.AES_CMAC), key)
     bench.control(control("deny: {call: C_SignInit}"))
-    assert application.rv("C_Sign", session, b"data", Needs(64)) == CKR.OPERATION_NOT_INITIALIZED
+    assert application.rv("C_Sign", session, b"data", 64) == CKR.OPERATION_NOT_INITIALIZED
 
 
 def test_the_same_policy_again_ends_nothing(bench: Bench, application: Application) -> None:
@@ -252,7 +256,7 @@ def test_the_same_policy_again_ends_nothing(bench: Bench, application: Applicati
     bench.control(control(point))
     application.call("C_SignInit", session, Mechanism(CKM.AES_CMAC), key)
     bench.control(control(point))
-    assert application.call("C_Sign", session, b"data", Needs(64))
+    assert application.call("C_Sign", session, b"data", 64)
 
 
 # --- calls without mechanism, template and key
@@ -337,7 +341,7 @@ def test_an_allow_wins_over_a_profile_and_a_deny_over_an_allow(
 
     assert generate(test) == CKR.TEMPLATE_INCONSISTENT
     bench.control(control(allow, profiles="no-export"))
-    assert generate(test) == CKR.OK
+    assert generate(test) == CKR.OK, bench.refused[-1][1].reason
     assert generate(prod) == CKR.TEMPLATE_INCONSISTENT
     bench.control(
         control(allow, "deny: {call: C_GenerateKey, template: {CKA_VALUE_LEN: 32}}", profiles="no-export")
