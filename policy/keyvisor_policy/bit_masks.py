@@ -147,3 +147,25 @@ class NameSets:
             if name not in names:
                 mask &= ~having
         return mask
+
+
+class Tally:
+    """How many masks each number was in: a binary number each, of which a mask per digit is kept, the lowest first."""
+
+    def __init__(self) -> None:
+        self._digits: list[int] = []
+
+    def add(self, mask: int) -> None:
+        """Count one more for each number in the mask."""
+        for at, digit in enumerate(self._digits):
+            self._digits[at], mask = digit ^ mask, digit & mask
+        if mask:
+            self._digits.append(mask)
+
+    def counted(self, times: int, among: int) -> int:
+        """Those among the given ones that were counted so many times."""
+        if times >> len(self._digits):
+            return 0
+        for at, digit in enumerate(self._digits):
+            among &= digit if times >> at & 1 else ~digit
+        return among
