@@ -30,6 +30,8 @@ class Size:
     donations: int
     started_guests: int
     marks: tuple[int, ...]
+    growing_policies: tuple[int, ...]
+    planned_hsms: int
 
 
 FULL: Final = Size(
@@ -46,6 +48,8 @@ FULL: Final = Size(
     donations=200,
     started_guests=1000,
     marks=(1, 100, 1000),
+    growing_policies=(10, 100, 1000, 10_000),
+    planned_hsms=1000,
 )
 QUICK: Final = Size(
     rounds=3,
@@ -61,6 +65,8 @@ QUICK: Final = Size(
     donations=20,
     started_guests=8,
     marks=(1, 8),
+    growing_policies=(10, 100),
+    planned_hsms=20,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from bench.figures import Spread, geometric_mean, ratios, spread
 from bench.operations import OPERATIONS
 from bench.peers import DIRECT, KEYVISOR, SERVER
+from bench.policy_tables import policy_tables
 from bench.run import Figures
 from bench.storage_tables import storage_tables
 from bench.table import Table
@@ -211,4 +212,5 @@ SECTIONS: Final[dict[str, Callable[[Figures, Figures], Iterator[Table]]]] = {
     "memory": _memory,
     "guests": _guests,
     "storage": storage_tables,
+    "policy": policy_tables,
 }

@@ -14,6 +14,8 @@ equal, so that exactly one is best:
 1 and 2 grow by augmenting paths: the sets of rules that can be met together form a transversal matroid, so being
 greedy in order of priority is exact. 3 removes gaining cycles (Bellman and Ford) until none is left. 4 moves only
 along pairs that the potentials of 3 leave without loss.
+
+What cannot be met is cheap: once no way leads from some HSMs to an idle one, none ever will, and they are left out.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-Worth = Mapping[tuple[int, int], int]
-"""What (rule, HSM) is worth keeping; 0 where it is not there."""
+Worth = Mapping[int, Mapping[int, int]]
+"""Per rule what is worth keeping: how much -> the mask of the HSMs that are worth it. Nothing is worth 0."""
 
 
 def assigned(
@@ -40,15 +42,7 @@ def assigned(
         board.fill(rule, hsms if count is None else count)
     tight = board.keep(worth)
     board.settle(tight)
-    return tuple(board.served(rule) for rule in range(len(matches)))
-
-
-def members(mask: int) -> Iterator[int]:
-    """The HSMs of a mask, in order of preference."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest
+    return board.served
 
 
 class _Board:
@@ -59,24 +53,29 @@ class _Board:
         self._idle = len(matches)
         self._matches = [*matches, self._all]
         self._owner = [self._idle] * hsms
+        self._served = [*[0] * len(matches), self._all]
+        self._open = self._all  # all others lead to no idle HSM, whichever rules swap theirs
 
-    def served(self, rule: int) -> int:
-        return sum(1 << hsm for hsm, owner in enumerate(self._owner) if owner == rule)
+    @property
+    def served(self) -> tuple[int, ...]:
+        """Per rule the mask of its HSMs."""
+        return tuple(self._served[: self._idle])
 
     def meet(self, rule: int, count: int) -> None:
         """Give `rule` its `count` HSMs, or none at all. No other rule has fewer afterwards."""
         if self._matches[rule].bit_count() < count:
             return
-        before = self._owner.copy()
-        for _ in range(count):
-            if not self._shift(rule, self._idle, self._matches, self._all):
-                self._owner = before
+        before = None if count == 1 else (self._owner.copy(), self._served.copy(), self._open)
+        for given in range(count):
+            if not self._grow(rule):
+                if before is not None and given:
+                    self._owner, self._served, self._open = before
                 return
 
     def fill(self, rule: int, count: int) -> None:
         """Give `rule` as many HSMs, up to `count`, as can be without taking one from a rule that has no other."""
-        while self.served(rule).bit_count() < count:
-            if not self._shift(rule, self._idle, self._matches, self._all):
+        while self._served[rule].bit_count() < count:
+            if not self._grow(rule):
                 return
 
     def keep(self, worth: Worth) -> list[int]:
@@ -86,94 +85,140 @@ class _Board:
             if not rings:
                 return self._tight(potential, worth)
             for taker, hsm in rings:
-                self._owner[hsm] = taker
+                self._give(hsm, taker)
 
     def settle(self, tight: Sequence[int]) -> None:
         """Give each rule, in order, the first HSMs that it can have at no loss to anything before."""
         movable = self._all
         for rule in range(self._idle):
-            left = self.served(rule).bit_count()
-            for hsm in members(tight[rule] & movable) if left else ():
-                if self._settle_one(rule, hsm, tight, movable):
+            left = self._served[rule].bit_count()
+            candidates = tight[rule] & movable
+            while left and candidates:
+                hsm = _first(candidates)
+                hopeless = self._settle_one(rule, hsm, tight, movable)
+                candidates &= ~(hopeless | 1 << hsm)
+                if not hopeless:
                     movable &= ~(1 << hsm)
                     left -= 1
-                if not left:
-                    break
 
-    def _settle_one(self, rule: int, hsm: int, tight: Sequence[int], movable: int) -> bool:
+    def _settle_one(self, rule: int, hsm: int, tight: Sequence[int], movable: int) -> int:
+        """Give `rule` this HSM; else the mask of those, it among them, of which `rule` can have none either."""
         giver = self._owner[hsm]
         if giver == rule:
-            return True
-        if not self._shift(giver, rule, tight, movable & ~(1 << hsm)):
-            return False
-        self._owner[hsm] = rule
-        return True
+            return 0
+        hopeless = self._shift(giver, rule, tight, movable & ~(1 << hsm))
+        if hopeless is None:
+            self._give(hsm, rule)
+            return 0
+        return hopeless
 
-    def _shift(self, taker: int, giver: int, allowed: Sequence[int], movable: int) -> bool:
-        """Let `taker` have one HSM more and `giver` one less, over others that swap theirs; False where none can."""
+    def _grow(self, rule: int) -> bool:
+        """Let `rule` have one HSM more that was idle before, or one for which others swap theirs."""
+        if not self._open & self._matches[rule]:
+            return False
+        closed = self._shift(rule, self._idle, self._matches, self._open)
+        self._open &= ~(closed or 0)
+        return closed is None
+
+    def _give(self, hsm: int, taker: int) -> None:
+        bit = 1 << hsm
+        self._served[self._owner[hsm]] &= ~bit
+        self._served[taker] |= bit
+        self._owner[hsm] = taker
+
+    def _shift(self, taker: int, giver: int, allowed: Sequence[int], movable: int) -> int | None:
+        """Let `taker` have one HSM more and `giver` one less, over others that swap theirs.
+
+        Where none can: the HSMs of `taker` and of all that were asked. They lead to each other and not to `giver`.
+        """
         came: dict[int, tuple[int, int]] = {}  # who gives -> (who takes, which HSM)
         queue = deque([taker])
+        reached = self._served[taker]
         while queue:
             at = queue.popleft()
-            fresh = allowed[at] & movable
-            movable &= ~fresh
-            for hsm in members(fresh):
+            fresh = allowed[at] & movable & ~reached
+            if given := fresh & self._served[giver]:
+                came[giver] = (at, _first(given))
+                self._pass_on(came, taker, giver)
+                return None
+            while fresh:
+                hsm = _first(fresh)
                 owner = self._owner[hsm]
-                if owner in came or owner == taker:
-                    continue
                 came[owner] = (at, hsm)
-                if owner == giver:
-                    self._pass_on(came, taker, giver)
-                    return True
                 queue.append(owner)
-        return False
+                reached |= self._served[owner]
+                fresh &= ~self._served[owner]
+        return reached
 
     def _pass_on(self, came: Mapping[int, tuple[int, int]], taker: int, giver: int) -> None:
         at = giver
         while at != taker:
             at, hsm = came[at]
-            self._owner[hsm] = at
+            self._give(hsm, at)
 
     def _gaining_rings(self, worth: Worth) -> tuple[list[int], list[tuple[int, int]]]:
         """Potentials where no ring of swaps gains anything; else rings that do, as (who takes, which HSM).
 
         A ring in the ways that raised the potentials gains always, and where one gains at all, one comes up.
         """
-        active = sorted({*self._owner, self._idle})
         potential = [0] * (self._idle + 1)
         if not worth:
             return potential, []
         came: dict[int, tuple[int, int]] = {}  # who takes -> (who gives, which HSM)
         rings: list[tuple[int, int]] = []
-        while not rings and self._raise(potential, came, active, worth):
+        while not rings and self._raise(potential, came, worth):
             rings = _rings(came)
         return potential, rings
 
-    def _raise(
-        self, potential: list[int], came: dict[int, tuple[int, int]], active: Sequence[int], worth: Worth
-    ) -> bool:
-        """One pass over all pairs; whether it raised a potential."""
+    def _raise(self, potential: list[int], came: dict[int, tuple[int, int]], worth: Worth) -> bool:
+        """One pass over all that could take an HSM; whether it raised a potential."""
         raised = False
-        for hsm, owner in enumerate(self._owner):
-            cost = worth.get((owner, hsm), 0)
-            for rule in active:
-                if not self._matches[rule] >> hsm & 1:
-                    continue
-                reached = potential[owner] - cost + worth.get((rule, hsm), 0)
-                if reached > potential[rule]:
-                    potential[rule] = reached
-                    came[rule] = (owner, hsm)
+        levels = self._levels(potential, worth)
+        for rule in self._active():
+            for more, could in self._by_worth(rule, worth):
+                level, mask = next(((level, mask & could) for level, mask in levels if mask & could), (0, 0))
+                if mask and level + more > potential[rule]:
+                    hsm = _first(mask)
+                    potential[rule] = level + more
+                    came[rule] = (self._owner[hsm], hsm)
                     raised = True
         return raised
 
+    def _levels(self, potential: Sequence[int], worth: Worth) -> list[tuple[int, int]]:
+        """The HSMs by what giving them away leaves of their owner's potential, the most first."""
+        levels: dict[int, int] = {}
+        for owner in self._active():
+            for less, could in self._by_worth(owner, worth):
+                level = potential[owner] - less
+                levels[level] = levels.get(level, 0) | could & self._served[owner]
+        return sorted(levels.items(), reverse=True)
+
     def _tight(self, potential: Sequence[int], worth: Worth) -> list[int]:
         tight = [0] * (self._idle + 1)
-        for hsm, owner in enumerate(self._owner):
-            level = potential[owner] - worth.get((owner, hsm), 0)
-            for rule in {*self._owner, self._idle}:
-                if self._matches[rule] >> hsm & 1 and level + worth.get((rule, hsm), 0) == potential[rule]:
-                    tight[rule] |= 1 << hsm
+        levels = dict(self._levels(potential, worth))
+        for rule in self._active():
+            for more, could in self._by_worth(rule, worth):
+                tight[rule] |= levels.get(potential[rule] - more, 0) & could
         return tight
+
+    def _active(self) -> Iterator[int]:
+        """The rules that have HSMs, and idleness."""
+        return (rule for rule, served in enumerate(self._served) if served or rule == self._idle)
+
+    def _by_worth(self, rule: int, worth: Worth) -> Iterator[tuple[int, int]]:
+        """The HSMs that a rule could have, by what each is worth to it."""
+        rest = self._matches[rule]
+        for value, mask in worth.get(rule, _NOTHING).items():
+            yield value, mask & rest
+            rest &= ~mask
+        yield 0, rest
+
+
+_NOTHING: Mapping[int, int] = {}
+
+
+def _first(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
 
 
 def _rings(came: Mapping[int, tuple[int, int]]) -> list[tuple[int, int]]:

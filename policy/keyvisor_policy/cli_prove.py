@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keyvisor_policy.difference import Difference
     from keyvisor_policy.plan import HsmOutcome
     from keyvisor_policy.policy import Policy
+    from keyvisor_policy.prove import Allowed
+    from keyvisor_policy.replaying import Replayed
     from keyvisor_policy.rules import Rule
 
 
@@ -45,6 +47,13 @@ def prove(
             metavar="OTHER", exists=True, dir_okay=False, help="Prove that FILE and OTHER allow the same."
         ),
     ] = None,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="Ask a running firmware for each counterexample: one of its own, in a state that goes again.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Decide over all HSMs there can be: without options, that no `never` of the file can happen.
@@ -60,15 +69,20 @@ def prove(
     claims = list(
         _claims(policy, rules, by_path[implies] if implies else None, by_path[equal] if equal else None)
     )
+    answers = _replayed(claims) if replay else [None] * len(claims)
     if as_json:
-        print_json(
-            {"proved": all(claim.proved for claim in claims), "claims": [claim.value() for claim in claims]}
-        )
-    for claim in () if as_json else claims:
+        values = [
+            claim.value() | ({} if answer is None else {"replay": answer.value()})
+            for (claim, *_), answer in zip(claims, answers, strict=True)
+        ]
+        print_json({"proved": all(claim.proved for claim, *_ in claims), "claims": values})
+    for (claim, *_), answer in zip(claims, answers, strict=True) if not as_json else ():
         print(printable(str(claim)))
+        if answer is not None:
+            print(printable(f"  {answer}"))
     if not claims and not as_json:
         print(printable(f"{file}: nothing to prove, there is no `never`"))
-    if not all(claim.proved for claim in claims):
+    if not all(claim.proved for claim, *_ in claims):
         raise typer.Exit(1)
 
 
@@ -117,21 +131,37 @@ def _rule(policy: Policy, name: str) -> Rule:
 
 def _claims(
     policy: Policy, rules: list[Rule], implied: Policy | None, equal: Policy | None
-) -> Iterator[Claim]:
+) -> Iterator[tuple[Claim, Policy, Allowed | None]]:
+    """What is claimed, the policy that would have to allow a counterexample, and that counterexample."""
     from keyvisor_policy import prove as proofs
     from keyvisor_policy.claims import implies_claim, never_claim, shadow_claim
 
     for rule in rules:
-        yield shadow_claim(policy, rule, proofs.shadowed(policy, rule))
+        yield shadow_claim(policy, rule, proofs.shadowed(policy, rule)), policy, None
     if implied is not None:
-        yield implies_claim(policy, implied, proofs.implies(policy, implied))
+        proof = proofs.implies(policy, implied)
+        yield implies_claim(policy, implied, proof), policy, proof.counterexample
     if equal is not None:
         forth, back = proofs.equal(policy, equal)
-        yield implies_claim(policy, equal, forth)
-        yield implies_claim(equal, policy, back)
+        yield implies_claim(policy, equal, forth), policy, forth.counterexample
+        yield implies_claim(equal, policy, back), equal, back.counterexample
     if not rules and implied is None and equal is None:
         for never, proof in zip(policy.never, proofs.nevers(policy), strict=True):
-            yield never_claim(policy, never, proof)
+            yield never_claim(policy, never, proof), policy, proof.counterexample
+
+
+def _replayed(claims: list[tuple[Claim, Policy, Allowed | None]]) -> list[Replayed | None]:
+    """What a firmware does with each counterexample; nothing for what is proved, and for a rule that is shadowed."""
+    from keyvisor_policy.replaying import replayer
+    from keyvisor_policy.strict_yaml import read_file
+
+    ask = replayer()
+    if ask is None:
+        fail("nobody here can start a firmware: install `keyvisor[firmware]`, or leave `--replay` out")
+    return [
+        None if example is None else ask(read_file(Path(allowing.source)).decode(), example)
+        for _, allowing, example in claims
+    ]
 
 
 def _print_difference(found: Difference) -> None:

@@ -13,10 +13,11 @@ from keyvisor_policy.claims import allows
 from keyvisor_policy.errors import Finding
 from keyvisor_policy.matching import secret_text
 from keyvisor_policy.never import Never
+from keyvisor_policy.pattern_index import PatternIndex
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.prove import nevers
 from keyvisor_policy.regions import of_description
-from keyvisor_policy.rules import Interval, Pattern, Rule, T
+from keyvisor_policy.rules import Pattern, Rule
 from keyvisor_policy.strict_yaml.wording import shown
 
 CODES: dict[str, str] = {
@@ -77,20 +78,12 @@ def _alone(rules: tuple[Rule, ...]) -> Iterator[Said]:
 
 def _pairs(rules: tuple[Rule, ...]) -> Iterator[Said]:
     """Each rule against the first of the rules before it that covers all its HSMs."""
-    before: dict[tuple[object, ...], list[tuple[int, Rule]]] = {}
+    index = PatternIndex([rule.hsm for rule in rules])
     for number, later in enumerate(rules):
-        hsm = later.hsm
-        near = [
-            before.get((hsm.mode, mkvp, serial), [])
-            for mkvp in {None, hsm.mkvp}
-            for serial in {None, hsm.serial}
-        ]
-        covering = (next((one for one in group if covers(one[1].hsm, hsm)), None) for group in near)
-        _, earlier = min((one for one in covering if one), default=(0, None), key=lambda one: one[0])
-        if earlier is not None:
-            code, message = _covered(earlier, later)
+        first = index.first_covering(later.hsm)
+        if first is not None and first < number:  # it covers itself, so that none behind it is the first
+            code, message = _covered(rules[first], later)
             yield later, code, f"{_named(later)} {message}"
-        before.setdefault((hsm.mode, hsm.mkvp, hsm.serial), []).append((number, later))
 
 
 def _covered(earlier: Rule, later: Rule) -> tuple[str, str]:
@@ -146,23 +139,6 @@ def _nevers(policy: Policy) -> Iterator[tuple[Never, str, str]]:
         elif proof.counterexample is not None:
             words = f"{named} can happen: {allows(proof.counterexample)}; narrow the rule"
             yield never, "never-can-happen", words
-
-
-def covers(wide: Pattern, narrow: Pattern) -> bool:
-    """Whether every HSM that matches `narrow` matches `wide`."""
-    return (
-        wide.mode == narrow.mode
-        and wide.mkvp in (None, narrow.mkvp)
-        and wide.serial in (None, narrow.serial)
-        and _interval_covers(wide.generation, narrow.generation)
-        and _interval_covers(wide.firmware, narrow.firmware)
-        and _interval_covers(wide.api, narrow.api)
-        and wide.compliance <= narrow.compliance
-    )
-
-
-def _interval_covers(wide: Interval[T] | None, narrow: Interval[T] | None) -> bool:
-    return wide is None or (narrow is not None and wide.covers(narrow))
 
 
 def _pinned(hsm: Pattern) -> bool:

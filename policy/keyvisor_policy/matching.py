@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from keyvisor_policy.hsms import Hsm, SecretId, generation_name, version_name
-from keyvisor_policy.rules import Interval, Pattern, Rule, Secret
+from keyvisor_policy.rules import Interval, Pattern, Rule, Secret, T
 from keyvisor_policy.strict_yaml.wording import shown
 
 
@@ -47,6 +47,19 @@ def usable(hsm: Hsm, pattern: Pattern) -> bool:
         and (pattern.firmware is None or hsm.firmware in pattern.firmware)
         and (pattern.api is None or hsm.api in pattern.api)
         and pattern.compliance <= hsm.compliance
+    )
+
+
+def covers(wide: Pattern, narrow: Pattern) -> bool:
+    """Whether every HSM that matches `narrow` matches `wide`."""
+    return (
+        wide.mode == narrow.mode
+        and wide.mkvp in (None, narrow.mkvp)
+        and wide.serial in (None, narrow.serial)
+        and _interval_covers(wide.generation, narrow.generation)
+        and _interval_covers(wide.firmware, narrow.firmware)
+        and _interval_covers(wide.api, narrow.api)
+        and wide.compliance <= narrow.compliance
     )
 
 
@@ -125,6 +138,10 @@ def _mismatches(hsm: Hsm, pattern: Pattern) -> Iterator[Mismatch]:
         lacking = ", ".join(map(shown, sorted(pattern.compliance - hsm.compliance)))
         found = ", ".join(map(shown, sorted(hsm.compliance))) or "none"
         yield Mismatch("compliance", f"compliance lacks {lacking}: {found} found")
+
+
+def _interval_covers(wide: Interval[T] | None, narrow: Interval[T] | None) -> bool:
+    return wide is None or wide.covers(Interval() if narrow is None else narrow)
 
 
 def _ends(interval: Interval[int]) -> tuple[int | None, int | None]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count, islice
 from typing import Literal, TypeAlias
 
+from keyvisor_policy.bit_masks import Tally, by_value, members
+from keyvisor_policy.hsm_index import HsmIndex
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
 from keyvisor_policy.matching import Mismatch, holds, mismatches, missing_secret
 from keyvisor_policy.rules import Rule
@@ -76,9 +80,21 @@ class RuleOutcome:
         """Why an unmet rule has no more HSMs: of the rule first, then of each HSM, field by field, in APQN order."""
         if self.met:
             return ()
-        return tuple(self._seen.reasons(self.rule)) or (
-            Reason(None, Mismatch("count", "there are no more HSMs")),
-        )
+        own = tuple(self._seen.own_reasons(self.rule))
+        return (*own, *self._seen.reasons(self.rule)) or (NO_MORE,)
+
+    def likeliest(self, most: int) -> tuple[tuple[Reason, ...], int]:
+        """Those `reasons` that tell most: the rule's own, else of the HSMs that lack least, and how many more HSMs
+        there are with reasons; without looking at each HSM.
+        """
+        if self.met:
+            return (), 0
+        own = tuple(self._seen.own_reasons(self.rule))
+        if own:
+            return own, 0
+        others, without = self._seen.nearest(self.rule, most)
+        found = tuple(reason for hsm in others for reason in self._seen.against(self.rule, hsm))
+        return found or (NO_MORE,), without
 
     @property
     def summary(self) -> str:
@@ -87,7 +103,7 @@ class RuleOutcome:
         head = (
             f"rule {shown(self.rule.name)} wants {wanted} HSM{'s' * (wanted != 1)} and has {len(self.hsms)}"
         )
-        return f"{head}: {_summed_up(self.reasons)}"
+        return f"{head}: {_summed_up(*self.likeliest(SUMMARY_HSMS))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +141,63 @@ def unbinding(hsms: Iterable[Hsm], current: Mapping[str, Holding]) -> Plan:
     return Plan((), tuple(HsmOutcome(apqn, None, ("unbind",) if apqn in current else ()) for apqn in apqns))
 
 
-@dataclass(frozen=True, slots=True)
+NO_MORE = Reason(None, Mismatch("count", "there are no more HSMs"))
+
+
+@dataclass(frozen=True)  # without slots: the index is made at the first question, which may never come
 class Seen:
-    """What the plan was made from: enough to say why a rule is unmet, when somebody asks."""
+    """What the plan was made from: enough to say why a rule is unmet, when somebody asks. HSMs are in APQN order."""
 
     hsms: tuple[Hsm, ...]
     secrets: frozenset[SecretId]
     serving: dict[str, Rule]
 
-    def reasons(self, rule: Rule) -> Iterator[Reason]:
+    def own_reasons(self, rule: Rule) -> Iterator[Reason]:
+        """What stands against the rule whichever the HSM."""
         if rule.secret is not None and not holds(rule, self.secrets):
             yield Reason(None, missing_secret(rule.secret))
         if not self.hsms:
             yield Reason(None, Mismatch("hsm", "no HSM is there"))
+
+    def reasons(self, rule: Rule) -> Iterator[Reason]:
+        """What stands between the rule and each HSM."""
         for hsm in self.hsms:
-            found = mismatches(hsm, rule.hsm)
-            other = self.serving.get(hsm.apqn)
-            if not found and other is not None and other is not rule:
-                found = (Mismatch("hsm", f"serves the rule {shown(other.name)}"),)
-            yield from (Reason(hsm.apqn, mismatch) for mismatch in found)
+            yield from self.against(rule, hsm)
+
+    def against(self, rule: Rule, hsm: Hsm) -> Iterator[Reason]:
+        """What stands between the rule and one HSM, field by field; else the rule that has it."""
+        found = mismatches(hsm, rule.hsm)
+        other = self.serving.get(hsm.apqn)
+        if not found and other is not None and other is not rule:
+            found = (Mismatch("hsm", f"serves the rule {shown(other.name)}"),)
+        return (Reason(hsm.apqn, mismatch) for mismatch in found)
+
+    def nearest(self, rule: Rule, most: int) -> tuple[list[Hsm], int]:
+        """The HSMs that lack least, then in APQN order, and how many more lack something."""
+        tally, lacking = Tally(), 0
+        for _, failing in self._index.failing(rule.hsm):
+            tally.add(failing)
+            lacking |= failing
+        busy = self._busy & ~self._having.get(id(rule), 0) & ~lacking
+        tally.add(busy)
+        lacking |= busy
+        by_count = (at for times in count(1) for at in members(tally.counted(times, lacking)))
+        total = lacking.bit_count()
+        near = [self.hsms[at] for at in islice(by_count, min(most, total))]
+        return near, total - len(near)
+
+    @cached_property
+    def _index(self) -> HsmIndex:
+        return HsmIndex(self.hsms)
+
+    @cached_property
+    def _having(self) -> dict[int, int]:
+        """Per rule, by its identity, the HSMs that serve it; as `against` tells rules apart."""
+        return by_value(id(self.serving.get(hsm.apqn)) for hsm in self.hsms)
+
+    @cached_property
+    def _busy(self) -> int:
+        return sum(1 << at for at, hsm in enumerate(self.hsms) if hsm.apqn in self.serving)
 
 
 def _building(outcome: HsmOutcome) -> Iterator[Step]:
@@ -154,16 +208,12 @@ def _building(outcome: HsmOutcome) -> Iterator[Step]:
         yield Step("associate", outcome.apqn, secret.id)
 
 
-def _summed_up(reasons: tuple[Reason, ...]) -> str:
-    """The rule's own reasons, else those of the HSMs that lack least."""
-    own = [str(reason) for reason in reasons if reason.apqn is None]
+def _summed_up(reasons: tuple[Reason, ...], more: int) -> str:
+    """As in: 03.0011: serial differs, offline; 04.0011: serves the rule `a`; 2 more do not match either."""
     by_hsm: dict[str, list[str]] = {}
     for reason in reasons:
         if reason.apqn is not None:
             by_hsm.setdefault(reason.apqn, []).append(str(reason.mismatch))
-    likeliest = sorted(by_hsm, key=lambda apqn: (len(by_hsm[apqn]), apqn))
-    if own:
-        return "; ".join(own)
-    parts = [f"{apqn}: {', '.join(by_hsm[apqn])}" for apqn in likeliest[:SUMMARY_HSMS]]
-    rest = len(likeliest) - SUMMARY_HSMS
-    return "; ".join([*parts, f"{rest} more do not match either"] if rest > 0 else parts)
+    own = [str(reason) for reason in reasons if reason.apqn is None]
+    parts = [*own, *(f"{apqn}: {', '.join(found)}" for apqn, found in by_hsm.items())]
+    return "; ".join([*parts, f"{more} more do not match either"] if more else parts)

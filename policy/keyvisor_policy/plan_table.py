@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyvisor_policy.plan import HsmOutcome, Plan, RuleOutcome
+from keyvisor_policy.plan import SUMMARY_HSMS, HsmOutcome, Plan, RuleOutcome
 from keyvisor_policy.strict_yaml.wording import escaped
 from keyvisor_policy.terminal import print_json, print_table
+
+MOST_HSMS = 32  # of which a table has every reason of every rule; of more, those of the HSMs that lack least
 
 
 def print_plan(plan: Plan, *, as_json: bool, applies: bool | None = None) -> None:
@@ -34,12 +36,16 @@ def _applying(plan: Plan, applies: bool) -> str:
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
+    few = len(plan.hsms) <= MOST_HSMS
     for outcome in plan.rules:
         name = escaped(outcome.rule.name)
         for hsm in outcome.hsms:
             yield name, hsm.apqn, _doing(hsm), ""
-        for reason in outcome.reasons:
+        reasons, more = (outcome.reasons, 0) if few else outcome.likeliest(SUMMARY_HSMS)
+        for reason in reasons:
             yield name, reason.apqn or "", "unmet", str(reason.mismatch)
+        if more:
+            yield name, "", "unmet", f"{more} more HSMs do not match either"
     for hsm in plan.hsms:
         if hsm.rule is None and hsm.actions:
             yield "", hsm.apqn, _doing(hsm), "no rule wants it"

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
-from keyvisor_policy.assignment import assigned, members
+from keyvisor_policy.assignment import Worth, assigned
+from keyvisor_policy.bit_masks import by_value, members
 from keyvisor_policy.cases import Case
 from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
+from keyvisor_policy.hsm_index import HsmIndex
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
-from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret, usable
+from keyvisor_policy.matching import Refusal, holds, mismatches, other_secret
 from keyvisor_policy.never import Never
+from keyvisor_policy.pattern_index import PatternIndex
 from keyvisor_policy.plan import Action, HsmOutcome, Plan, RuleOutcome, Seen
 from keyvisor_policy.rules import Rule
 from keyvisor_policy.strict_yaml.wording import shown
@@ -25,7 +29,9 @@ from keyvisor_policy.strict_yaml.wording import shown
 NOTHING_HELD: Mapping[str, Holding] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    frozen=True
+)  # without slots: the indexes are made once, at the first question, and are no part of the value
 class Policy:
     """Rules in order of priority. `digest` is SHA-256 of the text that they were read from, 32 bytes.
 
@@ -55,26 +61,52 @@ class Policy:
         """
         preferred = accepted(hsms)
         held = frozenset(secrets)
-        matches = [_mask(preferred, rule) if holds(rule, held) else 0 for rule in self.rules]
+        index = HsmIndex(preferred)
+        matches = [index.matching(rule.hsm) if holds(rule, held) else 0 for rule in self.rules]
         worth = _worth(self.rules, matches, preferred, current)
         masks = assigned(matches, [rule.count for rule in self.rules], len(preferred), worth)
         return _plan(self.rules, masks, preferred, held, current)
 
     def permit(self, hsm: Hsm, secret_id: SecretId) -> Rule:
         """The first rule that allows associating the secret with this HSM. Raises NotPermitted with every reason."""
+        mine = self._by_secret.get(secret_id)
+        first = None if mine is None else mine.index.first_matching(hsm)
+        if mine is not None and first is not None:
+            return mine.rules[first]
         refusals = []
         for rule in self.rules:
             found = mismatches(hsm, rule.hsm)
             if rule.secret is None or rule.secret.id != secret_id:
                 found = (other_secret(rule, secret_id), *found)
-            if not found:
-                return rule
             refusals.append(Refusal(rule, found))
         raise NotPermitted(_summary(hsm, secret_id, refusals), tuple(refusals))
 
     def rules_for(self, hsm: Hsm) -> tuple[Rule, ...]:
         """The rules that this HSM matches now, in order of priority, whether or not the guest holds the secret."""
-        return tuple(rule for rule in self.rules if usable(hsm, rule.hsm))
+        return tuple(self.rules[number] for number in self._index.matching(hsm))
+
+    @cached_property
+    def _index(self) -> PatternIndex:
+        return PatternIndex([rule.hsm for rule in self.rules])
+
+    @cached_property
+    def _by_secret(self) -> Mapping[SecretId, _Indexed]:
+        rules: dict[SecretId, list[Rule]] = {}
+        for rule in self.rules:
+            if rule.secret is not None:
+                rules.setdefault(rule.secret.id, []).append(rule)
+        return {
+            secret: _Indexed(tuple(its), PatternIndex([rule.hsm for rule in its]))
+            for secret, its in rules.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """The rules for one secret, and their patterns by the same numbers."""
+
+    rules: tuple[Rule, ...]
+    index: PatternIndex
 
 
 def accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
@@ -97,24 +129,21 @@ def accepted(hsms: Iterable[Hsm]) -> tuple[Hsm, ...]:
     return preferred
 
 
-def _mask(hsms: tuple[Hsm, ...], rule: Rule) -> int:
-    return sum(1 << number for number, hsm in enumerate(hsms) if usable(hsm, rule.hsm))
-
-
 def _worth(
     rules: tuple[Rule, ...], matches: list[int], hsms: tuple[Hsm, ...], current: Mapping[str, Holding]
-) -> dict[tuple[int, int], int]:
-    """What each pair saves: an HSM that needs nothing done outweighs any number that lack the association only."""
-    if not current:
-        return {}
-    worth = {}
+) -> Worth:
+    """What each rule saves with which HSMs: one that needs nothing done outweighs any number that lack the association."""
+    held = by_value(current.get(hsm.apqn) for hsm in hsms)
+    held.pop(None, None)
+    worth: dict[int, dict[int, int]] = {}
     for number, rule in enumerate(rules):
-        for hsm in members(matches[number]):
-            actions = _actions(rule, current.get(hsms[hsm].apqn))
-            if not actions:
-                worth[number, hsm] = len(hsms) + 1
-            elif actions == ("associate",):
-                worth[number, hsm] = 1
+        for now, mask in held.items() if matches[number] else ():
+            needs = _actions(rule, now)
+            value = {(): len(hsms) + 1, ("associate",): 1}.get(needs)
+            if value is not None and mask & matches[number]:
+                worth.setdefault(number, {})[value] = (
+                    worth.get(number, {}).get(value, 0) | mask & matches[number]
+                )
     return worth
 
 

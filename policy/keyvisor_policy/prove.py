@@ -16,10 +16,11 @@ from itertools import islice
 
 from keyvisor_policy.hsms import Hsm, SecretId
 from keyvisor_policy.never import Never
+from keyvisor_policy.pattern_index import PatternIndex
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.region_index import Index
 from keyvisor_policy.regions import Box, intersect, left_of, minus, of_description, of_pattern
-from keyvisor_policy.rules import Rule
+from keyvisor_policy.rules import Pattern, Rule
 
 MOST_REDUCED = 64  # rules that shadow another, of which the needless ones are left out
 
@@ -156,6 +157,7 @@ def _beyond(
     Secrets that are `done` by then are left out, and so is the second rule with the same secret and region.
     """
     indexes = _by_secret(old.rules)
+    patterns = _patterns_by_secret(old.rules)
     seen: set[tuple[SecretId | None, Box]] = set()
     for what, box in _regions(new.rules):
         secret = _secret_of(what.rule)
@@ -165,7 +167,9 @@ def _beyond(
         index = indexes.get(secret)
         if index is None:
             yield Allowed(what.rule, box.witness()), 1
-        elif box in index:
+        elif (
+            patterns[secret].first_covering(what.rule.hsm) is not None
+        ):  # one alone is the usual case, and found at once
             yield None, 1
         else:
             left = left_of(box, (there for there, _ in index.meeting(box)))
@@ -177,6 +181,13 @@ def _by_secret(rules: Iterable[Rule]) -> dict[SecretId | None, Index[_Numbered]]
     for what, box in _regions(rules):
         entries.setdefault(_secret_of(what.rule), []).append((box, what))
     return {secret: Index(listed) for secret, listed in entries.items()}
+
+
+def _patterns_by_secret(rules: Iterable[Rule]) -> dict[SecretId | None, PatternIndex]:
+    listed: dict[SecretId | None, list[Pattern]] = {}
+    for rule in rules:
+        listed.setdefault(_secret_of(rule), []).append(rule.hsm)
+    return {secret: PatternIndex(its) for secret, its in listed.items()}
 
 
 def _regions(rules: Iterable[Rule]) -> Iterator[tuple[_Numbered, Box]]:

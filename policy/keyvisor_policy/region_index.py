@@ -43,10 +43,6 @@ class Index(Generic[P]):
         """How many different regions of this mode there are."""
         return self._counts[mode]
 
-    def __contains__(self, box: Box) -> bool:
-        """Whether exactly this region is here."""
-        return box in self._of
-
     def meeting(self, box: Box) -> Iterator[tuple[Box, P]]:
         """The entries that have something in common with `box`, in order."""
         last = -1

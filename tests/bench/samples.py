@@ -37,6 +37,19 @@ def beside(each: float) -> Figures:
     return dict.fromkeys(names, each)
 
 
+def asked(tools: float, decisions: float) -> Figures:
+    """What a policy takes: milliseconds of each tool and microseconds of each decision."""
+    names = {
+        "check": tools,
+        "plan": tools,
+        "prove": tools,
+        "implies": tools,
+        "permit": decisions,
+        "refuse": decisions,
+    }
+    return {name: [each, 2 * each, each] for name, each in names.items()}
+
+
 FIGURES: Figures = {
     "machine": {"date": "2026-01-02", "processor": "A Processor", "cores": "2"},
     "method": {"rounds": 3, "seconds": 0.25, "objects": 1000, "connections": [10]},
@@ -103,5 +116,9 @@ FIGURES: Figures = {
             "stop": 7.0,
             "daemon": {"0": beside(1.0), "100": beside(2.0)},
         },
+    },
+    "policy": {
+        "hsms": 20,
+        **{shape: {"10": asked(1.0, 2.0), "1,000": asked(4.0, 50.0)} for shape in ("own MKVP", "firmware")},
     },
 }

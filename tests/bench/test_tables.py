@@ -133,3 +133,15 @@ def test_every_section_has_tables() -> None:
 @pytest.mark.parametrize("table", MADE.values(), ids=MADE)
 def test_every_row_has_a_cell_for_each_column(table: Table) -> None:
     assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        ("`check`, ms", ["1.0 (1.0-2.0)", "4.0 (4.0-8.0)", "4.0"]),
+        ("`plan` for 20 HSMs, ms", ["1.0 (1.0-2.0)", "4.0 (4.0-8.0)", "4.0"]),
+        ("a decision that allows, us", ["2.0 (2.0-4.0)", "50.0 (50.0-100.0)", "25.0"]),
+    ],
+)
+def test_growth_of_a_policy_has_its_ratio(row: str, cells: list[str]) -> None:
+    assert list(_row(MADE["Policy: rules alike but for their firmware"], row).values())[1:] == cells

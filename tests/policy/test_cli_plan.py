@@ -354,3 +354,21 @@ def test_a_hostile_list_reaches_the_terminal_only_escaped(options: tuple[str, ..
     assert result.exit_code == 0
     assert "\\x1b[2J" in result.stdout
     assert not {"\x1b", "\x9b", "\u202e", "\r"} & set(result.stdout)
+
+
+def test_of_many_hsms_a_table_gives_the_reasons_of_those_that_lack_least() -> None:
+    many = [
+        f"- {{apqn: {n:02x}.0001, mode: ep11, generation: CEX{5 + n % 2}, mkvp: '{n + 1:032x}'}}"
+        for n in range(40)
+    ]
+    near = "- {apqn: ff.0001, mode: accel, generation: CEX4}"
+    rule = "{name: x, hsm: {serial: 93AADFK719460083, generation: '>=CEX6', api: '>=1'}}"
+    Path("one.yaml").write_text(f"version: 1\nassociations: [{rule}]\n")
+    Path("hsms.yaml").write_text("\n".join([*many, near, ""]))
+    told = [line.split()[1] for line in lines(plan("one.yaml")) if line.startswith("x ")]
+    assert told == ["01.0001", "01.0001", "03.0001", "03.0001", "05.0001", "05.0001", "unmet"]
+    assert "38 more HSMs do not match either" in plan("one.yaml").stdout
+    Path("hsms.yaml").write_text("\n".join(many[:32]))
+    told = [line.split()[1] for line in lines(plan("one.yaml")) if line.startswith("x ")]
+    assert len(set(told)) == 32
+    assert "more" not in plan("one.yaml").stdout

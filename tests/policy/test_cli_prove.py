@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from keyvisor_policy import parse, parse_inventory
+from keyvisor_policy import parse, parse_inventory, replaying
 from keyvisor_policy.cli import app
+from keyvisor_policy.prove import Allowed
+from keyvisor_policy.replaying import Replayed, Substituted
 
 OLD = """\
 version: 1
@@ -260,3 +262,32 @@ def test_a_hostile_name_reaches_the_terminal_only_escaped(options: tuple[str, ..
         assert result.exit_code == 1
         assert result.stdout
         assert not {"\x1b", "\x9b", "\u202e"} & set(result.stdout)
+
+
+def test_counterexamples_are_replayed_and_what_is_proved_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Allowed]] = []
+
+    def ask(text: str, example: Allowed) -> Replayed:
+        asked.append((text, example))
+        return Replayed("refused", "it did not", "ap 3f", (Substituted("mkvp", "0x01", "0x02"),))
+
+    monkeypatch.setattr(replaying, "replayer", lambda: ask)
+    result = run("prove", "old.yaml", "--replay")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[1] == "  replayed: refused: it did not (there, mkvp 0x01 is 0x02)"
+    assert [example.rule.name for _, example in asked] == ["spare", "tls"]
+    assert {text for text, _ in asked} == {OLD}
+    told = json.loads(run("prove", "old.yaml", "--replay", "--json").output)["claims"][0]["replay"]
+    assert (told["outcome"], told["code"]) == ("refused", "ap 3f")
+    assert told["substituted"] == [{"field": "mkvp", "was": "0x01", "becomes": "0x02"}]
+    asked.clear()
+    run("prove", "new.yaml", "--equal", "old.yaml", "--replay")
+    assert [(text, example.rule.name) for text, example in asked] == [(OLD, "spare")]
+    assert "replay" not in run("prove", "new.yaml", "--implies", "old.yaml", "--replay", "--json").output
+
+
+def test_without_anybody_to_replay_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "GROUP", "nobody.replays")
+    result = run("prove", "old.yaml", "--replay")
+    assert result.exit_code == 1
+    assert result.output.startswith("error: nobody here can start a firmware: install `keyvisor[firmware]`")

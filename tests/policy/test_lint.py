@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyvisor_policy import Hsm, Interval, Pattern, parse, secret_id
-from keyvisor_policy.lint import CODES, check, covers
-from keyvisor_policy.matching import usable
+from keyvisor_policy.lint import CODES, check
+from keyvisor_policy.matching import covers, usable
 
 S, M = "serial: AAAAAAAAAAAAAAAA", "mkvp: 11111111111111111111111111111111"
 ID = f"secret_id: 0x{secret_id('a').hex()}"
