@@ -56,7 +56,7 @@ def test_check_prints_every_finding_of_every_file(files: Path) -> None:
     assert result.stdout.splitlines() == [
         "broken.yaml:1:1: the key `version` is missing [invalid]",
         "broken.yaml:1:1: unknown key `versoin`; did you mean `version`? [invalid]",
-        "broken.yaml:2:1: `requests` is not supported yet; remove it [invalid]",
+        "broken.yaml:2:11: requests: expected a mapping, found a list [invalid]",
         f"loose.yaml:8:5: {shadowed} [shadowed]",
     ]
 
@@ -128,7 +128,7 @@ def test_plan_as_json(files: Path) -> None:
 def test_files_that_are_wrong_end_a_plan_with_their_findings(files: Path) -> None:
     result = run("plan", "broken.yaml", "--inventory", "hsms.yaml")
     assert result.exit_code == 1
-    assert "error: broken.yaml:2:1: `requests` is not supported yet; remove it\n" in result.stderr
+    assert "error: broken.yaml:2:11: requests: expected a mapping, found a list\n" in result.stderr
     result = run("plan", "policy.yaml", "--inventory", "broken.yaml")
     assert result.exit_code == 1
     assert "error: broken.yaml:1:1: the key `hsms` is missing\n" in result.stderr

@@ -168,8 +168,8 @@ WRONG: list[tuple[str, list[str]]] = [
     ("text", ["p.yaml:1:1: expected a mapping, found `text`"]),
     ("version: 1\nassociation: []", ["p.yaml:2:1: unknown key `association`; did you mean `associations`?"]),
     (
-        "version: 1\nrequests: {profiles: [no-export]}",
-        ["p.yaml:2:1: `requests` is not supported yet; remove it"],
+        "version: 1\nrequests: []",
+        ["p.yaml:2:11: requests: expected a mapping, found a list"],
     ),
     (RULE + "- {hsm: {}}", [AT + "3: the key `name` is missing"]),
     (RULE + "- {name: a}", [AT + "3: the key `hsm` is missing"]),
@@ -301,7 +301,7 @@ def test_part2_T5_a_name_and_an_id_that_disagree_are_refused() -> None:
 def test_all_errors_are_said_at_once_in_the_files_order() -> None:
     text = """\
 versoin: 1
-requests: {}
+requests: []
 associations:
   - name: payments
     name: twice
@@ -315,7 +315,7 @@ associations:
     assert complaints(text) == [
         "p.yaml:1:1: the key `version` is missing",
         "p.yaml:1:1: unknown key `versoin`; did you mean `version`?",
-        "p.yaml:2:1: `requests` is not supported yet; remove it",
+        "p.yaml:2:11: requests: expected a mapping, found a list",
         "p.yaml:5:5: the key `name` is given twice, first in line 4",
         "p.yaml:6:13: secret: expected text, but YAML reads `no` as a truth value; put it in quotes",
         "p.yaml:7:17: mode: expected `ep11` or `accel`, found `ep12`; did you mean `ep11`?",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from keyvisor_policy.grammar import NOT_YET
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
 TUTORIAL = PAGE.partition("## From an empty file")[2].partition("\n## ")[0]
@@ -66,7 +65,6 @@ def test_the_tutorial_up_to_its_cases_works_as_written(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif("never" in NOT_YET, reason="`never` is not there yet")
 def test_the_whole_tutorial_ends_in_a_proved_policy(tmp_path: Path) -> None:
     commands = list(follow(CASES + NEVER + PROVED, tmp_path))
     assert "keyvisor policy prove policy.yaml" in commands
