@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from keyvisor_firmware.association.hsms import Hsms
-from keyvisor_firmware.audit import Audit, Log, configure_log
+from keyvisor_firmware.audit import AUDIT_KEY, Audit, Log, configure_log
 from keyvisor_firmware.broker.gatekeeper import Gatekeepers
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.doors.doors import Doors
@@ -78,7 +78,7 @@ def _firmware(
         host_keys=keys,
         secret_stores=SecretStores(holdings, token, keys, os.urandom),
         holdings=holdings,
-        audit=Audit(_now, log),
+        audit=Audit(_now, log, token.signing_key(AUDIT_KEY)),
         randomness=os.urandom,
         limits=config.limits,
     )

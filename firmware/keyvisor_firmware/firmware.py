@@ -27,6 +27,7 @@ from keyvisor_firmware.association.policies import read
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
@@ -39,7 +40,7 @@ from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, SecretStore
 from keyvisor_firmware.state.database import Database
-from keyvisor_firmware.state.records import Event, PolicyRow, Records
+from keyvisor_firmware.state.records import PolicyRow, Records
 from keyvisor_firmware.storage.donation_commands import DonationCommands
 from keyvisor_firmware.storage.guest_record import CUID_LENGTH, HeldHsm
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
@@ -340,6 +341,7 @@ class Firmware:
             with self._commands.command(event, self._name(instance), **detail) as work:
                 guest = self._guests.of(instance)
                 policy = read(row)
+                work.decided.policies.append(row)
                 self._register(work, instance, row)
                 for step in steps:
                     self._do(work, guest, step, policy)

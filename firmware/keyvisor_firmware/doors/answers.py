@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.guests.host_key import Documents, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import Entry, Retrieved
-from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.storage.ledger import LedgerView
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages, storage_messages
