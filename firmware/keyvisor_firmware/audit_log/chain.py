@@ -48,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A record and its hash, which says all that came before it: `number` 0 is the empty log's."""
+    """A record's number and its hash, which stands for all that came before it too."""
 
     number: int
     hash: bytes
@@ -64,7 +64,7 @@ class Head:
             head = cls(int(number), bytes.fromhex(digits))
         except ValueError:
             head = cls(0, b"")
-        if str(head) != text.strip() or len(head.hash) != HASH_LENGTH:
+        if str(head) != text.strip() or len(head.hash) != HASH_LENGTH or head.number < 1:
             raise Malformed("no head of an audit log: write NUMBER:HASH as `keyvisor audit head` prints it")
         return head
 
