@@ -90,6 +90,10 @@ class Audit:
         """A command was not done, and changed nothing."""
         self._add(records, event, guest, {"outcome": "refused", "reason": reason, **detail}, decided)
 
+    def noticed(self, records: Records, event: str, detail: Mapping[str, str]) -> None:
+        """Nobody asked for anything, and this was found."""
+        self._add(records, event, None, {"outcome": "noticed", **detail}, None)
+
     def sign(self, records: Records) -> None:
         """Sign what this transaction recorded, if anything. The last thing before its commit. Raises HsmError."""
         head = records.unsigned

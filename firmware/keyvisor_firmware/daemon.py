@@ -9,11 +9,14 @@ import asyncio
 import datetime
 import os
 import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.audit import AUDIT_KEY, Audit, Log, configure_log
+from keyvisor_firmware.audit_log.keeping import AuditKeeper, taking_in
+from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.broker.gatekeeper import Gatekeepers
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.doors.doors import Doors
@@ -41,8 +44,9 @@ def run(state: Path, config: Config) -> None:
     with ExitStack() as open_parts:
         directory = StateDirectory.open(state)
         open_parts.callback(directory.close)
-        firmware = _firmware(directory, module, config, log, open_parts)
+        firmware, keeper = _firmware(directory, module, config, log, open_parts)
         guests = firmware.restore()
+        keeper.start()
         asyncio.run(_serve(state, firmware, guests, log))
 
 
@@ -55,8 +59,8 @@ def _require_doors_possible(state: Path) -> None:
 
 def _firmware(
     directory: StateDirectory, module: Path, config: Config, log: Log, open_parts: ExitStack
-) -> Firmware:
-    """The core with all that it needs; what has to be closed is noted in `open_parts`."""
+) -> tuple[Firmware, AuditKeeper]:
+    """The core with all that it needs, and what keeps its audit log; what has to be closed is noted in `open_parts`."""
     database = Database.open(directory.database)
     open_parts.callback(database.close)
     token = OperatorToken.open(directory.operator_token, module)
@@ -64,6 +68,7 @@ def _firmware(
     with database.transaction() as records:
         keys = host_keys(records, token, _now)
     holdings = Holdings(config.limits, config.storage, token)
+    refused_calls = RefusedCalls(time.monotonic)
     firmware = Firmware(
         database=database,
         hsms=Hsms(config.inventory, token),
@@ -74,6 +79,7 @@ def _firmware(
             idle_seconds=config.gate_idle_seconds,
             limits=config.broker_limits,
             guest_limits=config.guest_broker_limits,
+            on_refusal=taking_in(refused_calls),
         ),
         host_keys=keys,
         secret_stores=SecretStores(holdings, token, keys, os.urandom),
@@ -81,9 +87,12 @@ def _firmware(
         audit=Audit(_now, log, token.signing_key(AUDIT_KEY)),
         randomness=os.urandom,
         limits=config.limits,
+        refused_calls=refused_calls,
     )
     open_parts.callback(firmware.close)
-    return firmware
+    keeper = AuditKeeper(firmware.audit, token, log)
+    open_parts.callback(keeper.stop)
+    return firmware, keeper
 
 
 async def _serve(state: Path, firmware: Firmware, guests: tuple[Instance, ...], log: Log) -> None:

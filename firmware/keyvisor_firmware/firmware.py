@@ -16,6 +16,7 @@ Knows no socket and no process; time, randomness, database, gates and keys are h
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from keyvisor_firmware.association.commands import Associations, Work, require_attached
@@ -28,6 +29,8 @@ from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.audit_log.chain import Event
+from keyvisor_firmware.audit_log.commands import AuditCommands
+from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, Malformed, NotFound, RowTaken
@@ -75,6 +78,7 @@ class Firmware:
         audit: Audit,
         randomness: Callable[[int], bytes],
         limits: Limits,
+        refused_calls: RefusedCalls | None = None,
     ) -> None:
         self._hsms = hsms
         self._host_keys = host_keys
@@ -84,6 +88,9 @@ class Firmware:
         self._commands = Commands(database, holdings, audit)
         self._associations = Associations(hsms)
         self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
+        self.audit = AuditCommands(
+            self._commands, holdings, self._guests, hsms, audit, refused_calls or RefusedCalls(time.monotonic)
+        )
         self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
         self.donations = DonationCommands(self._commands, holdings, self._guests, randomness)
         self.booting = BootCommands(self._commands, holdings, self._guests, host_keys, audit)
@@ -183,8 +190,7 @@ class Firmware:
 
     def audit_log(self) -> tuple[Event, ...]:
         """The newest entries of the audit log, oldest first."""
-        with self._commands.reading() as records:
-            return records.events(self._limits.audit_entries)
+        return self.audit.newest(self._limits.audit_entries)
 
     # --- a guest's own: all raise NotFound once it is stopped
 

@@ -54,9 +54,9 @@ class Decision:
     """One decision about one HSM.
 
     `call` is bind, associate, unbind or stand, or the PKCS#11 function that the gate refused. `code` is an AP response
-    code (two hex digits) or a CK_RV's name. `state` is what the HSM was to the guest before. `policy` is the digest
-    (hex) of the policy that was asked, or that was registered then. `because` is a control point's (broker's Because).
-    `count` equal ones were refused from `first` to `last`, ISO 8601.
+    code (two hex digits) or a CK_RV's name; `missing` says what had to be done next. `state` is what the HSM was to the
+    guest before. `policy` is the digest (hex) of the policy that was asked, or that was registered then. `because` is a
+    control point's (broker's Because). `count` equal ones were refused from `first` to `last`, ISO 8601.
     """
 
     call: str
@@ -66,6 +66,7 @@ class Decision:
     state: str | None = None
     code: str | None = None
     reason: str | None = None
+    missing: str | None = None
     secret_id: str | None = None
     secret: str | None = None
     policy: str | None = None
@@ -88,6 +89,7 @@ class Decision:
             "state": self.state,
             "code": self.code,
             "reason": self.reason,
+            "missing": self.missing,
             "secret_id": self.secret_id,
             "secret": self.secret,
             "policy": self.policy,

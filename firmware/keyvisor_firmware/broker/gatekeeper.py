@@ -38,6 +38,16 @@ _PAUSE: Final = 2.0  # seconds
 
 _Answer = TypeVar("_Answer")
 
+# Told of every refusal that a gate tells: the guest, the refusal, and the HSM that it is about with its state, where
+# it is attached. It must not wait for anything: the door's lock is held.
+OnRefusal = Callable[[str, control.Refusal, ConfigurationData | None, HsmState | None], None]
+
+
+def _nobody(
+    _guest: str, _refusal: control.Refusal, _hsm: ConfigurationData | None, _state: HsmState | None
+) -> None:
+    """Nobody wants to know."""
+
 
 @dataclass(slots=True)
 class _Hsm:
@@ -58,13 +68,16 @@ class _Hsm:
 class Gatekeeper:
     """One guest's door. Its methods may be called from any thread; each is whole before the next begins."""
 
-    def __init__(self, guest: str, door: Path, partitions: Path, start: Start) -> None:
+    def __init__(
+        self, guest: str, door: Path, partitions: Path, start: Start, on_refusal: OnRefusal = _nobody
+    ) -> None:
         self.guest = guest
         self.door = door
         self.listener = listening(door, _BACKLOG)
         self._partitions = partitions
         self._scratch = door.parent / "scratch"
         self._start = start
+        self._on_refusal = on_refusal
         self._page = StatePage()
         self._hsms: dict[Apqn, _Hsm] = {}
         self._epoch = 0
@@ -319,9 +332,16 @@ class Gatekeeper:
             for refusal in self._process.refusals():
                 self._dropped += len(self._refusals) == _KEPT_REFUSALS
                 self._refusals.append(refusal)
+                hsm = self._named(refusal.apqn)
+                self._on_refusal(
+                    self.guest, refusal, None if hsm is None else hsm.data, None if hsm is None else hsm.state
+                )
         except GateError:
             return False
         return True
+
+    def _named(self, apqn: str | None) -> _Hsm | None:
+        return next((hsm for known, hsm in self._hsms.items() if str(known) == apqn), None)
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -353,9 +373,11 @@ class Gatekeepers:
         limits: Limits = DEFAULTS,
         guest_limits: Mapping[str, Limits] | None = None,
         compiled: bool = True,
+        on_refusal: OnRefusal = _nobody,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
+        self._on_refusal = on_refusal
         self._program = GateProgram(module, idle_seconds, limits, guest_limits or {}, compiled)
 
     def open(self, guest: str) -> Gatekeeper:
@@ -364,7 +386,7 @@ class Gatekeepers:
         self._run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.parent.mkdir(mode=0o700, exist_ok=True)
         home.mkdir(mode=0o700, exist_ok=True)
-        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._program)
+        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._program, self._on_refusal)
 
 
 def _slot(apqn: Apqn) -> int:
