@@ -14,14 +14,16 @@ from typing import Final
 from keyvisor_firmware.association.responses import TEXTS, ApCode
 from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.audit_log.decisions import BY_POLICY, Decision, Place
+from keyvisor_firmware.audit_log.reading import event_numbered
 from keyvisor_firmware.audit_log.remedies import remedy
-from keyvisor_firmware.state.records import PolicyRow
+from keyvisor_firmware.errors import StateUnusable
+from keyvisor_firmware.state.records import PolicyRow, Records
 from keyvisor_policy import DocumentError, Policy, Rule, Secret, parse
 from keyvisor_policy import SecretId as PolicySecretId
 from keyvisor_policy.explaining import explain_association
 
 UNKNOWN_POLICY: Final = "FILE"
-UNKNOWN_SECRET: Final = "SECRET"
+UNKNOWN_SECRET: Final = "SECRET"  # noqa: S105  # a placeholder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,22 @@ class Explained:
     others: int
     true: tuple[str, ...]
     commands: tuple[str, ...]
+
+
+def explanations(records: Records, number: int) -> tuple[Event, tuple[Explained, ...]]:
+    """A record and the explanation of each of its decisions. Raises NotFound, StateUnusable."""
+    event = event_numbered(records, number)
+    try:
+        decisions = [Decision.from_json(told) for told in event.decisions]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise StateUnusable(
+            f"record {number} holds a decision that this keyvisor does not read: use the one that wrote it"
+        ) from None
+    kept = (
+        None if decision.policy is None else records.kept_policy(bytes.fromhex(decision.policy))
+        for decision in decisions
+    )
+    return event, tuple(map(explain, [event] * len(decisions), decisions, kept))
 
 
 def explain(event: Event, decision: Decision, kept: PolicyRow | None) -> Explained:

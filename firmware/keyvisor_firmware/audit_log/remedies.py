@@ -32,8 +32,9 @@ _DETACH: Final = "keyvisor host detach HOLDER {apqn}"
 _HOLDERS: Final = "keyvisor hsm list"
 _ADD: Final = "keyvisor guest secret add --guest {guest} REQUEST"
 _SECRETS: Final = "keyvisor guest secret list --guest {guest}"
-_EXPLAIN: Final = ("keyvisor policy explain {policy} --hsm {apqn} --inventory HSMS --secret {secret}",)
+_EXPLAIN: Final = "keyvisor policy explain {policy} --hsm {apqn} --inventory HSMS --secret {secret}"
 _CHECK: Final = "keyvisor policy check {policy}"
+_TOOL: Final = 'keyvisor guest exec --guest {guest} -- pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" '
 _AGAIN: Final = (_UNBIND, _BIND, _ASSOCIATE)
 
 BY_AP_CODE: Final[Mapping[ApCode, Remedy]] = {
@@ -61,7 +62,7 @@ BY_AP_CODE: Final[Mapping[ApCode, Remedy]] = {
     ),
     ApCode.NOT_PERMITTED: Remedy(
         "a rule of the guest's policy has this secret, and every field of it matches the HSM",
-        (*_EXPLAIN, _APPLY),
+        (_EXPLAIN, _APPLY),
     ),
 }
 
@@ -88,15 +89,10 @@ BY_CK_RV: Final[Mapping[str, Remedy]] = {
         (_ADD, _UNBIND, _BIND, _ASSOCIATE),
     ),
     "CKR_PIN_INCORRECT": Remedy(
-        "the PIN is the token's own; where none is set, none is given",
-        ('keyvisor guest exec --guest {guest} -- pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" -L',),
+        "the PIN is the token's own; where none is set, none is given", (_TOOL + "-L",)
     ),
     "CKR_USER_PIN_NOT_INITIALIZED": Remedy(
-        "the token has a user PIN",
-        (
-            'keyvisor guest exec --guest {guest} -- pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --login '
-            "--login-type so --init-pin",
-        ),
+        "the token has a user PIN", (_TOOL + "--login --login-type so --init-pin",)
     ),
     "CKR_DEVICE_ERROR": Remedy(
         "the partition's directory is as the firmware left it: the operator puts it back from a copy",

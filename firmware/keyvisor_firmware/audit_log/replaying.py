@@ -68,9 +68,13 @@ def replay(events: Iterable[Event], policy: Policy, decide_call: CallDecider | N
             left_aside += 1
             continue
         decided += 1
-        if decision.allowed != again.allowed or (again.allowed and decision.rule != again.rule):
+        if decision.allowed != again.allowed or (again.allowed and _name(decision.rule) != _name(again.rule)):
             changes.append(Change(event.number, event.at, event.guest, decision, again))
     return Replay(decided, left_aside, tuple(changes))
+
+
+def _name(rule: Place | None) -> str | None:
+    return None if rule is None else rule.name
 
 
 def _decisions(events: Iterable[Event]) -> Iterator[tuple[Event, Decision]]:

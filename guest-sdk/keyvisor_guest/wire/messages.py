@@ -326,6 +326,9 @@ class RefusalList(Message):
 
 
 class AuditEntry(Message):
+    """A record of the audit log. `number` counts from 1; `keyvisor audit explain` takes it."""
+
+    number: int
     at: str
     guest: str | None
     event: str
@@ -334,6 +337,13 @@ class AuditEntry(Message):
 
 class AuditLog(Message):
     entries: list[AuditEntry]
+
+
+class AuditKey(Message):
+    """What verifies the audit log: its public key, PEM, and the last record now, `NUMBER:HASH` (none of an empty log)."""
+
+    public_key: str
+    head: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +500,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
 OPERATOR_ROUTES: tuple[Route, ...] = (
     Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HeldHsmList),
     Route("GET", "/audit", "audit", "the audit log, oldest first", None, AuditLog),
+    Route("GET", "/audit/key", "audit_key", "what verifies the audit log, and its head", None, AuditKey),
     Route(
         "GET",
         "/host-keys",

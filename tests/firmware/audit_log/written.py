@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvisor_firmware.audit import Audit, Decided
 from keyvisor_firmware.audit_log.decisions import Decision
-from keyvisor_firmware.audit_log.reading import export
+from keyvisor_firmware.audit_log.exporting import line_of
+from keyvisor_firmware.audit_log.reading import state_lines
 from keyvisor_firmware.state.database import Database
 
 from ..machine import NOON, Log
@@ -55,7 +56,7 @@ def exported(path: Path) -> list[bytes]:
     """The lines of the log's export."""
     database = Database.open_reading(path)
     with database.transaction() as records:
-        found = list(export(records))
+        found = [line_of(line) for line in state_lines(records)]
     database.close()
     return found
 
