@@ -23,13 +23,13 @@ from keyvisor_firmware.association.commands import Associations, Work, require_a
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.machine import State
-from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.association.policies import read
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
 from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.audit_log.commands import AuditCommands
+from keyvisor_firmware.audit_log.guest_refusals import refusal_view
 from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
@@ -307,11 +307,7 @@ class Firmware:
             calls, dropped = guest.gate.refusals()
             views = self._views(records, self._holdings.bindings(instance), instance)
             hsms = {str(view.data.apqn): view for view in views}
-        missing = {
-            apqn: missing_for(view.data, view.state, guest.policy, guest.secrets)
-            for apqn, view in hsms.items()
-        }
-        return tuple(RefusalView(call, _missing(missing, call.apqn)) for call in calls), dropped
+        return tuple(refusal_view(call, hsms.get(call.apqn or ""), guest) for call in calls), dropped
 
     def attest(self, instance: InstanceId, call: AttestCall) -> Attestation:
         """Measure the guest for whoever made the attestation request. Raises AttestationRefused."""
@@ -434,9 +430,3 @@ def _listed(guest: Configuration, attached: tuple[Apqn, ...]) -> GuestView:
 def _seen(data: ConfigurationData, held: HeldHsm | None, holder: str | None = None) -> HsmView:
     """An HSM and what it is to its holder, who is named to those who may know."""
     return HsmView(data) if held is None else HsmView(data, held.state, held.secret_id, holder)
-
-
-def _missing(missing: dict[str, str], apqn: str | None) -> str:
-    if apqn is None:
-        return "the call names no HSM of this guest"
-    return missing.get(apqn, f"HSM {apqn} is not attached any more: the host attaches HSMs")

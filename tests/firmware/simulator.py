@@ -31,6 +31,7 @@ class Call:
     call: str
     code: str
     reason: str
+    because: None = None
 
 
 class Mechanism(NamedTuple):

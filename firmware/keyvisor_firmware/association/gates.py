@@ -13,7 +13,10 @@ from keyvisor_hsm.partitions import PartitionKeys
 
 
 class RefusedCall(Protocol):
-    """A PKCS#11 call that the gate refused: when (ISO 8601, UTC), which HSM, call and CK_RV, and why."""
+    """A PKCS#11 call that the gate refused: when (ISO 8601, UTC), which HSM, call and CK_RV, and why.
+
+    `because` is there where a control point of the policy refused it.
+    """
 
     @property
     def at(self) -> str: ...
@@ -25,6 +28,17 @@ class RefusedCall(Protocol):
     def code(self) -> str: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def because(self) -> Because | None: ...
+
+
+class Because(Protocol):
+    """A control point, and where it stands."""
+
+    @property
+    def point(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
 
 
 class Mechanism(Protocol):

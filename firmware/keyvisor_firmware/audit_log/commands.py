@@ -13,7 +13,7 @@ from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.audit import Audit, Decided
 from keyvisor_firmware.audit_log.chain import Event, Head
-from keyvisor_firmware.audit_log.decisions import LONGEST, Decision, judged, secret_name
+from keyvisor_firmware.audit_log.decisions import LONGEST, Decision, Verdict, judged, secret_name, sought
 from keyvisor_firmware.audit_log.refused_calls import LONGEST as LONGEST_REASON
 from keyvisor_firmware.audit_log.refused_calls import Due, RefusedCall, RefusedCalls
 from keyvisor_firmware.commands import Commands
@@ -107,10 +107,13 @@ class AuditCommands:
             detail["apqn"] = call.apqn
         guest = self._guest(call.guest)
         policy = None if guest is None else guest.policy
-        secret_id = None if guest is None else self._secret_id(guest, call.apqn)
-        rule = None
-        if policy is not None and secret_id is not None and call.hsm is not None:
-            rule = judged(policy, call.hsm, secret_id).rule
+        secret_id: bytes | None = None if guest is None else self._secret_id(guest, call.apqn)
+        verdict = Verdict(None)
+        if policy is not None and call.hsm is not None:
+            if secret_id is None:
+                verdict, secret_id = sought(policy, call.hsm)
+            else:
+                verdict = judged(policy, call.hsm, secret_id)
         decision = Decision(
             call=call.call,
             allowed=False,
@@ -123,7 +126,9 @@ class AuditCommands:
             secret=None if secret_id is None else secret_name(policy, secret_id),
             policy=None if policy is None else policy.digest.hex(),
             source=None if policy is None else policy.source[:LONGEST],
-            rule=rule,
+            rule=verdict.rule,
+            against=verdict.against,
+            others=verdict.others,
             because=call.because,
             count=due.count,
             first=due.first,

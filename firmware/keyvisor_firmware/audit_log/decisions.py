@@ -13,6 +13,7 @@ from keyvisor_firmware.audit_log.chain import Json
 from keyvisor_policy import Hsm, NotPermitted, Policy, Refusal
 from keyvisor_policy import SecretId as PolicySecretId
 from keyvisor_policy.hsms import Mode, generation_name, version_name
+from keyvisor_policy.matching import mismatches
 
 ASSOCIATE: Final = "associate"
 STAND: Final = "stand"  # whether an association may stay, under a new policy or after a restart
@@ -29,6 +30,9 @@ class Place:
 
     name: str
     at: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.at})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,20 @@ def judged(policy: Policy, hsm: Hsm, secret_id: bytes) -> Verdict:
         against = tuple(_against(policy, one) for one in closest)
         return Verdict(None, against, len(refused.refusals) - len(closest), str(refused)[: 4 * LONGEST])
     return Verdict(_place_of(policy, rule.name, rule.line))
+
+
+def sought(policy: Policy, hsm: Hsm) -> tuple[Verdict, bytes | None]:
+    """What `policy` has for an HSM that nothing is associated with: the first rule that matches it and that rule's secret id
+    (32 bytes), else what stands against the rules that lack least.
+    """
+    matching = (rule for rule in policy.rules_for(hsm) if rule.secret is not None)
+    for rule in matching:
+        return Verdict(
+            _place_of(policy, rule.name, rule.line)
+        ), None if rule.secret is None else rule.secret.id
+    refusals = [Refusal(rule, mismatches(hsm, rule.hsm)) for rule in policy.rules if rule.secret is not None]
+    closest = sorted(refusals, key=_lack)[:CLOSEST]
+    return Verdict(None, tuple(_against(policy, one) for one in closest), len(refusals) - len(closest)), None
 
 
 def secret_name(policy: Policy | None, secret_id: bytes) -> str | None:

@@ -18,9 +18,9 @@ from keyvisor_firmware.audit_log.reading import event_numbered
 from keyvisor_firmware.audit_log.remedies import remedy
 from keyvisor_firmware.errors import StateUnusable
 from keyvisor_firmware.state.records import PolicyRow, Records
-from keyvisor_policy import DocumentError, Policy, Rule, Secret, parse
+from keyvisor_policy import DocumentError, Policy, Rule, parse
 from keyvisor_policy import SecretId as PolicySecretId
-from keyvisor_policy.explaining import explain_association
+from keyvisor_policy.tracing import Looked, look, look_at_secret
 
 UNKNOWN_POLICY: Final = "FILE"
 UNKNOWN_SECRET: Final = "SECRET"  # noqa: S105  # a placeholder
@@ -171,15 +171,19 @@ def _rules(decision: Decision, policy: Policy | None, kept: PolicyRow | None) ->
 def _looked(
     decision: Decision, policy: Policy | None, place: Place
 ) -> tuple[tuple[str, str, bool], ...] | None:
-    if policy is None or decision.hsm is None or decision.secret_id is None:
+    if policy is None or decision.hsm is None:
         return None
-    secret = Secret(PolicySecretId(bytes.fromhex(decision.secret_id)), decision.secret)
-    for trace in explain_association(policy, decision.hsm, secret).traces:
-        if _is_at(trace.rule, place):
-            return tuple(
-                (one.field, f"{one.wanted} wanted, {one.found} found", one.holds) for one in trace.looked
-            )
+    for rule in policy.rules:
+        if _is_at(rule, place):
+            looked = [*_looked_at_secret(decision, rule), *look(rule, decision.hsm)]
+            return tuple((one.field, f"{one.wanted} wanted, {one.found} found", one.holds) for one in looked)
     return None
+
+
+def _looked_at_secret(decision: Decision, rule: Rule) -> Iterator[Looked]:
+    if decision.secret_id is not None:
+        asked = PolicySecretId(bytes.fromhex(decision.secret_id))
+        yield look_at_secret(rule, asked, decision.secret or f"0x{decision.secret_id}")
 
 
 def _is_at(rule: Rule, place: Place) -> bool:
@@ -202,7 +206,7 @@ def _true(decision: Decision, rules: Iterable[Shown]) -> Iterator[str]:
     if decision.because:
         where = f"control point `{decision.because.get('point')}` ({decision.because.get('origin')})"
         yield f"{where} does not deny it: another mechanism or template is asked for, or the policy allows this one"
-    if decision.call in BY_POLICY:
+    if decision.call in BY_POLICY or decision.state == "bound":
         for rule in rules:
             wrong = "; ".join(f"{name}: {said}" for name, said, holds in rule.fields if not holds)
             if wrong:
@@ -210,8 +214,13 @@ def _true(decision: Decision, rules: Iterable[Shown]) -> Iterator[str]:
 
 
 def _commands(event: Event, decision: Decision) -> tuple[str, ...]:
+    return commands_for(decision, event.guest or "GUEST")
+
+
+def commands_for(decision: Decision, guest: str) -> tuple[str, ...]:
+    """What brings about what a refused decision lacked, as a shell takes it."""
     filled = {
-        "guest": quote(event.guest or "GUEST"),
+        "guest": quote(guest),
         "apqn": quote(decision.apqn or "APQN"),
         "secret": quote(
             decision.secret or (f"0x{decision.secret_id}" if decision.secret_id else UNKNOWN_SECRET)

@@ -60,15 +60,15 @@ def print_explanations(event: Event, explained: tuple[Explained, ...], *, as_jso
         _say("decided", "nothing about an HSM: the reason above is all there is, and says what to do")
     for one in explained:
         print()
-        _explained(one)
+        _explained(one, event.detail.get("reason"))
 
 
-def _explained(one: Explained) -> None:
+def _explained(one: Explained, said: str | None) -> None:
     _say("asked", one.asked)
     _say("state", one.state)
     _say("answer", one.answer)
-    if one.reason is not None:
-        _say("reason", one.reason)
+    if one.reason not in (None, said):
+        _say("reason", one.reason or "")
     if one.policy is not None:
         _say("policy", one.policy)
     for rule in one.rules:

@@ -178,6 +178,10 @@ def refusal(view: RefusalView) -> messages.Refusal:
         code=call.code,
         reason=call.reason,
         missing=view.missing,
+        state=view.state,
+        rule=view.rule,
+        must_be=view.must_be,
+        commands=list(view.commands),
     )
 
 

@@ -171,12 +171,26 @@ def policy(guest: GuestOption, state: StateOption = None) -> None:
 
 @app.command()
 def refusals(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """What the gate refused, oldest first: why, and what is missing."""
+    """What the gate refused, oldest first: why, what is missing now, the rule, and the commands that bring it about."""
     found = _guest(guest, state).refusals()
     show(
         {"refusals": [refusal.model_dump(mode="json") for refusal in found], "dropped": found.dropped},
-        ("time", "HSM", "call", "code", "why", "what is missing"),
-        [(each.at, each.apqn or "none", each.call, each.code, each.reason, each.missing) for each in found],
+        ("time", "HSM", "call", "code", "why", "what is missing", "state", "rule", "must be", "what to do"),
+        [
+            (
+                each.at,
+                each.apqn or "none",
+                each.call,
+                each.code,
+                each.reason,
+                each.missing,
+                each.state or "none",
+                each.rule or "none",
+                each.must_be,
+                "; ".join(each.commands),
+            )
+            for each in found
+        ],
         as_json=as_json,
         empty="nothing was refused",
     )

@@ -310,7 +310,11 @@ class MechanismList(Message):
 
 
 class Refusal(Message):
-    """One request that the gate refused: the code that went to the application, why, and what was missing."""
+    """One request that the gate refused: the code that went to the application, why, and what is missing now.
+
+    `state` is what the HSM is to the guest now; `rule` the control point that refused, or the policy's rule for the HSM,
+    with source and line. `must_be` is what would have to be true, `commands` bring it about.
+    """
 
     at: str
     apqn: ApqnText | None
@@ -318,6 +322,10 @@ class Refusal(Message):
     code: str
     reason: str
     missing: str
+    state: str | None
+    rule: str | None
+    must_be: str
+    commands: list[str]
 
 
 class RefusalList(Message):
