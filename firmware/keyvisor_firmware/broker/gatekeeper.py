@@ -43,7 +43,7 @@ _Answer = TypeVar("_Answer")
 OnRefusal = Callable[[str, control.Refusal, ConfigurationData | None, HsmState | None], None]
 
 
-def _nobody(
+def nobody(
     _guest: str, _refusal: control.Refusal, _hsm: ConfigurationData | None, _state: HsmState | None
 ) -> None:
     """Nobody wants to know."""
@@ -69,7 +69,7 @@ class Gatekeeper:
     """One guest's door. Its methods may be called from any thread; each is whole before the next begins."""
 
     def __init__(
-        self, guest: str, door: Path, partitions: Path, start: Start, on_refusal: OnRefusal = _nobody
+        self, guest: str, door: Path, partitions: Path, start: Start, on_refusal: OnRefusal = nobody
     ) -> None:
         self.guest = guest
         self.door = door
@@ -373,7 +373,7 @@ class Gatekeepers:
         limits: Limits = DEFAULTS,
         guest_limits: Mapping[str, Limits] | None = None,
         compiled: bool = True,
-        on_refusal: OnRefusal = _nobody,
+        on_refusal: OnRefusal = nobody,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions

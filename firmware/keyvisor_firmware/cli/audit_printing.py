@@ -119,7 +119,7 @@ def print_replay(replay: Replay, *, as_json: bool) -> None:
 def _change(change: Change) -> None:
     decision, again = change.decision, change.again
     secret = decision.secret or decision.secret_id or ""
-    _say(f"record {change.number}", f"{change.at}, guest {change.guest or 'none'}")
+    print(printable(f"record {change.number}, {change.at}, guest {change.guest or 'none'}"))
     _say("  asked", f"{decision.call} {decision.apqn or ''} {secret}".rstrip())
     _say("  then", _said(decision.allowed, decision.rule, decision.reason or code_text(decision.code or "")))
     _say("  now", _said(again.allowed, again.rule, again.reason or ""))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sqlalchemy import Connection, Row, func, insert, select
 
@@ -26,6 +27,15 @@ class AuditRow:
     decisions: str
     hash: bytes
     signature: bytes | None
+
+
+_SIGNED: Final = AUDIT.outerjoin(AUDIT_SIGNATURES, AUDIT.c.number == AUDIT_SIGNATURES.c.number)
+_LAST: Final = (
+    select(AUDIT.c.number, AUDIT.c.hash, AUDIT_SIGNATURES.c.signature)
+    .select_from(_SIGNED)
+    .order_by(AUDIT.c.number.desc())
+    .limit(1)
+)
 
 
 class AuditRecords:
@@ -67,11 +77,8 @@ class AuditRecords:
 
     def audit_link(self) -> Link:
         """What the next record goes on from."""
-        head = self.audit_head()
-        if head is None:
-            return Link()
-        chosen = select(AUDIT_SIGNATURES.c.signature).where(AUDIT_SIGNATURES.c.number == head.number)
-        return link_after(head, self._connection.execute(chosen).scalar_one_or_none())
+        row = self._connection.execute(_LAST).one_or_none()
+        return Link() if row is None else link_after(Head(row.number, row.hash), row.signature)
 
     def event_hash(self, number: int) -> bytes | None:
         """The hash that a record has; None where there is no record of that number."""
@@ -91,10 +98,9 @@ class AuditRecords:
 
     def audit_rows(self, after: int, most: int) -> tuple[AuditRow, ...]:
         """As many as `most` records with numbers above `after`, in the order of the numbers, as they lie there."""
-        joined = AUDIT.outerjoin(AUDIT_SIGNATURES, AUDIT.c.number == AUDIT_SIGNATURES.c.number)
         chosen = (
             select(AUDIT, AUDIT_SIGNATURES.c.signature)
-            .select_from(joined)
+            .select_from(_SIGNED)
             .where(AUDIT.c.number > after)
             .order_by(AUDIT.c.number)
             .limit(most)
