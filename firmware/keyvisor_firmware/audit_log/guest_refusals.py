@@ -34,7 +34,7 @@ def refusal_view(call: RefusedCall, view: HsmView | None, guest: Running) -> Ref
         missing=_missing(call.apqn, view, guest),
         state=None if view is None else view.state.value,
         rule=because or (None if rule is None else str(rule)),
-        must_be=remedy(call.code).true,
+        must_be=_must_be(call.code, verdict),
         commands=commands_for(decision, guest.instance.name),
     )
 
@@ -46,6 +46,14 @@ def _verdict(view: HsmView | None, guest: Running) -> tuple[Verdict, bytes | Non
     if view.secret_id is None:
         return sought(guest.policy, hsm)
     return judged(guest.policy, hsm, view.secret_id), view.secret_id
+
+
+def _must_be(code: str, verdict: Verdict) -> str:
+    """And where no rule is for the HSM, what the one wants that lacks least."""
+    if verdict.rule is not None or not verdict.against:
+        return remedy(code).true
+    closest = verdict.against[0]
+    return f"{remedy(code).true}; rule {closest.rule} does not allow it: {'; '.join(closest.fields.values())}"
 
 
 def _missing(apqn: str | None, view: HsmView | None, guest: Running) -> str:
