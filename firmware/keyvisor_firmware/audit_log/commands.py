@@ -17,7 +17,7 @@ from keyvisor_firmware.audit_log.decisions import LONGEST, Decision, Verdict, ju
 from keyvisor_firmware.audit_log.refused_calls import LONGEST as LONGEST_REASON
 from keyvisor_firmware.audit_log.refused_calls import Due, RefusedCall, RefusedCalls
 from keyvisor_firmware.commands import Commands
-from keyvisor_firmware.errors import Malformed
+from keyvisor_firmware.errors import Conflict, Malformed
 from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.storage.holdings import Holdings
@@ -48,13 +48,18 @@ class AuditCommands:
         self._refused_calls = refused_calls
 
     def newest(self, most: int) -> tuple[Event, ...]:
-        """The newest records, oldest first; what gates have told until now is among them."""
+        """The newest records, oldest first; what gates have told until now is among them. Raises Conflict for a broken log."""
         with self._commands.alone():
             for guest in self._guests:
                 guest.gate.refusals()  # takes in what the gate has told
             self.write_refused_calls()
-            with self._commands.reading() as records:
-                return records.events(most)
+            try:
+                with self._commands.reading() as records:
+                    return records.events(most)
+            except (ValueError, TypeError):
+                raise Conflict(
+                    "the audit log is not as the firmware wrote it: `keyvisor audit verify` says where"
+                ) from None
 
     def head(self) -> Head | None:
         """The last record; None of an empty log."""

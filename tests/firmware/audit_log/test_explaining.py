@@ -17,6 +17,7 @@ from keyvisor_firmware.errors import ApError, NotFound, StateUnusable
 from keyvisor_firmware.state.records import KEPT_POLICIES, PolicyRow, Records
 from keyvisor_policy import Hsm, parse, secret_id
 
+from ...images import an_image
 from ..machine import HSM, LEDGER, OTHER, SIGNING, SPARE, Machine, policy, step
 
 SERIAL = "{mode: ep11, serial: 93AADFK719460099}"
@@ -164,6 +165,19 @@ def test_a_guest_keeps_no_more_than_its_newest_policies_and_another_guests_stay(
         newest = [policy(f"s{number}") for number in range(3 * KEPT_POLICIES)][-KEPT_POLICIES:]
         assert [records.kept_policy(parse(row.text).digest) for row in newest] == newest
         assert records.kept_policy(parse(policy("s0").text).digest) is None
+
+
+def test_the_policy_of_an_image_is_shown_too(machine: Machine) -> None:
+    image = an_image(machine.host_key.private, kernel=b"a kernel", policy=policy("payments-signing").text)
+    guest = machine.start("g", image.data)
+    machine.firmware.attach("g", HSM)
+    machine.firmware.add_secret(guest.id, machine.request(guest, "payments-signing"))
+    machine.firmware.bind(guest.id, HSM)
+    machine.firmware.associate(guest.id, HSM, SIGNING)
+    _, [found] = last(machine)
+    assert found.rules[0].at == "/etc/keyvisor/policy.yaml:3"
+    assert found.rules[0].line is not None
+    assert "rule-of-payments-signing" in found.rules[0].line
 
 
 def test_a_control_point_is_shown_with_what_it_looked_at() -> None:

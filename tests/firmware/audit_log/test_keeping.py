@@ -16,9 +16,11 @@ from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.broker.control import Refusal
 from keyvisor_firmware.broker.errors import Because
 from keyvisor_firmware.broker.state_page import HsmState
+from keyvisor_firmware.errors import Conflict
 from keyvisor_hsm.errors import OperatorTokenError
 
 from ..machine import HSM, SIGNING, Machine, policy
+from .written import change
 
 AT = "2026-02-03T12:00:00.000+00:00"
 
@@ -208,3 +210,12 @@ def test_nothing_refused_writes_nothing(machine: Machine) -> None:
     before = machine.firmware.audit.head()
     machine.firmware.audit.write_refused_calls(all_of_it=True)
     assert machine.firmware.audit.head() == before
+
+
+def test_a_log_that_somebody_broke_is_said_so_and_commands_go_on(machine: Machine) -> None:
+    guest = machine.guest("g", HSM)
+    for statement in ("update audit set detail = 'x' where number = 2", "update audit set decisions = 'x'"):
+        change(machine.path, statement)
+        with pytest.raises(Conflict, match="keyvisor audit verify"):
+            machine.firmware.audit_log()
+    machine.firmware.bind(guest.id, HSM)
