@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from keyvisor_firmware.association.hsms import Hsms
+from keyvisor_firmware.association.hsms import Hsms, as_policy_sees
 from keyvisor_firmware.association.machine import State
 from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.audit import Audit, Decided
@@ -113,17 +113,18 @@ class AuditCommands:
         guest = self._guest(call.guest)
         policy = None if guest is None else guest.policy
         secret_id: bytes | None = None if guest is None else self._secret_id(guest, call.apqn)
+        hsm = None if call.hsm is None else as_policy_sees(call.hsm)
         verdict = Verdict(None)
-        if policy is not None and call.hsm is not None:
+        if policy is not None and hsm is not None:
             if secret_id is None:
-                verdict, secret_id = sought(policy, call.hsm)
+                verdict, secret_id = sought(policy, hsm)
             else:
-                verdict = judged(policy, call.hsm, secret_id)
+                verdict = judged(policy, hsm, secret_id)
         decision = Decision(
             call=call.call,
             allowed=False,
             apqn=call.apqn,
-            hsm=call.hsm,
+            hsm=hsm,
             state=call.state,
             code=call.code,
             missing=None if guest is None else self._missing(guest, call),

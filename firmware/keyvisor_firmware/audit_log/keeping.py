@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyvisor_firmware.association.hsms import as_policy_sees
 from keyvisor_firmware.audit import AUDIT_KEY, Log
 from keyvisor_firmware.audit_log.chain import Head
 from keyvisor_firmware.audit_log.commands import AuditCommands
@@ -87,7 +86,7 @@ def taking_in(refused_calls: RefusedCalls) -> OnRefusal:
                 code=refusal.code[:64],
                 reason=refusal.reason,
                 apqn=None if hsm is None else str(hsm.apqn),
-                hsm=None if hsm is None else as_policy_sees(hsm),
+                hsm=hsm,
                 state=None if state is None else state.name.lower(),
                 because={} if refusal.because is None else dataclasses.asdict(refusal.because),
             )

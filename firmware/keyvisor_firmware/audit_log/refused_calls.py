@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyvisor_policy import Hsm
+from keyvisor_hsm.cards import ConfigurationData
 
 WINDOW: Final = 60.0  # seconds in which equal refusals are one record
 ALLOWANCE: Final = 256  # kinds of refusal that a guest has recorded in one go
@@ -32,14 +32,14 @@ class RefusedCall:
     code: str
     reason: str
     apqn: str | None = None
-    hsm: Hsm | None = None
+    hsm: ConfigurationData | None = None
     state: str | None = None
     because: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> tuple[str | None, ...]:
         """What equal refusals have in common."""
-        because = json.dumps(dict(self.because), sort_keys=True)
+        because = json.dumps(dict(self.because), sort_keys=True) if self.because else None
         return self.guest, self.apqn, self.call, self.code, self.reason[:LONGEST], because
 
 
