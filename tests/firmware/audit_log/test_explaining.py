@@ -136,6 +136,19 @@ def test_an_association_that_a_new_policy_ends_is_explained(machine: Machine) ->
     assert found.answer.startswith("refused: AP response code 3f")
 
 
+def test_an_association_that_a_restart_ends_is_explained(machine: Machine) -> None:
+    guest = machine.ready("g", HSM)
+    with records_of(machine) as records:
+        records.put_policy(guest.id, policy("another"))
+    machine.again()
+    [event] = [event for event in machine.firmware.audit_log() if "why" in event.detail]
+    with records_of(machine) as records:
+        _, [found] = explanations(records, event.number)
+    assert found.asked.startswith("whether the association of HSM 03.0011")
+    assert found.answer.startswith("refused: AP response code 3f")
+    assert [rule.name for rule in found.rules] == ["rule-of-another"]
+
+
 def test_without_the_text_of_the_policy_the_record_says_what_it_can(machine: Machine) -> None:
     guest = machine.guest("g", HSM, secrets=("payments-signing",))
     machine.firmware.set_policy(guest.id, policy("payments-signing", hsm=SERIAL))
