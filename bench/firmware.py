@@ -59,8 +59,8 @@ def policy(secret: str, hsms: Iterable[Hsm], rules: int = 0, points: int = 0) ->
 
 _KINDS: Final = (
     "deny: {call: [C_SignInit, C_EncryptInit, C_DigestInit], mechanism: [CKM_RSA_X_509, CKM_MD5, CKM_DES3_CBC]}",
-    "deny: {call: [C_SignInit, C_DecryptInit], key: {CKA_MODULUS_BITS: \"<1024\"}}",
-    "deny: {call: [C_GenerateKey, C_GenerateKeyPair], template: {CKA_LABEL: \"refused-%d-*\"}}",
+    'deny: {call: [C_SignInit, C_DecryptInit], key: {CKA_MODULUS_BITS: "<1024"}}',
+    'deny: {call: [C_GenerateKey, C_GenerateKeyPair], template: {CKA_LABEL: "refused-%d-*"}}',
     "deny: {mechanism: [CKM_MD2, CKM_RC4], key: {CKA_KEY_TYPE: CKK_RC4}}",
     "allow: {call: [C_SignInit], key: {CKA_CLASS: CKO_PRIVATE_KEY}}",
 )

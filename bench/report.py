@@ -14,7 +14,8 @@ from bench.tables import tables
 _METHOD = """\
 `make bench` compiles a small C client and starts the peers: SoftHSM in the client's own process; `p11-kit server` in
 front of SoftHSM; keyvisor, which is a daemon with a guest whose HSMs its policy of 50 control points associates, the
-whole filter, the key-extraction guard and the audit on. All three have the same tokens, and the clients of the last two load the same `p11-kit-client.so`.
+whole filter, the key-extraction guard and the audit on. All three have the same tokens, and the clients of the last
+two load the same `p11-kit-client.so`.
 
 Each operation is measured in {rounds} rounds of {seconds} s, and within a round the peers take turns. Cells are medians
 over the rounds; a ratio is of operations per second, taken round by round, with the least and the most in brackets.

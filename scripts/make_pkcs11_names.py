@@ -31,7 +31,10 @@ def text() -> str:
     """The module as it has to be."""
     parts = [HEAD]
     for name, numbers, standard in TABLES:
-        rows = [f'    "{numbers.__name__}_{member}": {int(value):#x},' for member, value in numbers.__members__.items()]
+        rows = [
+            f'    "{numbers.__name__}_{member}": {int(value):#x},'
+            for member, value in numbers.__members__.items()
+        ]
         parts.append("\n".join([f"{name}: Final[dict[str, int]] = {{", *rows, "}", f'"""{standard}."""', ""]))
     return "\n".join(parts)
 
@@ -39,7 +42,11 @@ def text() -> str:
 def main() -> None:
     """Write it, or with `--check` say whether it has to be written."""
     if "--check" in sys.argv[1:]:
-        raise SystemExit(0 if TARGET.read_text(encoding="utf-8") == text() else f"{TARGET.name} is out of date: run scripts/make_pkcs11_names.py")
+        raise SystemExit(
+            0
+            if TARGET.read_text(encoding="utf-8") == text()
+            else f"{TARGET.name} is out of date: run scripts/make_pkcs11_names.py"
+        )
     TARGET.write_text(text(), encoding="utf-8")
     subprocess.run(["ruff", "format", "--quiet", str(TARGET)], check=False)
 

@@ -16,13 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from keyvisor_firmware.association.commands import At, Work
 from keyvisor_firmware.association.effects import Effects
-from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit import Audit, Decided
 from keyvisor_firmware.errors import FirmwareError
 from keyvisor_firmware.secrets import UvError
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import Records
 from keyvisor_firmware.storage.draft import Draft
 from keyvisor_firmware.storage.holdings import Holdings
+from keyvisor_hsm.errors import HsmError
 
 COMMITTED: Final = "committed"
 FOLLOWED: Final = "what is in memory has followed"
@@ -71,7 +72,7 @@ class Commands:
         with self._work(event, guest, detail) as work:
             yield work
             work.at("done")
-            self._audit.done(work.records, event, guest, detail)
+            self._audit.done(work.records, event, guest, detail, work.decided)
             work.at("recorded")
         self._audit.log.info(event, guest=guest, **detail)
 
@@ -84,7 +85,7 @@ class Commands:
     @contextmanager
     def _work(self, event: str, guest: str | None, detail: dict[str, str]) -> Iterator[Work]:
         with self._lock:
-            effects = Effects(self._audit.log)
+            effects, decided = Effects(self._audit.log), Decided()
 
             def at(point: str) -> None:
                 self._at(f"{event}: {point}")
@@ -93,25 +94,33 @@ class Commands:
                 with self._database.transaction() as records:
                     draft = Draft(self._holdings, records)
                     at("begun")
-                    yield Work(records, draft, effects, at)
+                    yield Work(records, draft, effects, at, decided)
                     draft.write()
                     at("written")
+                    self._audit.sign(records)
+                    at("signed")
             except BaseException as error:
                 effects.undo()
-                self._record_refusal(event, guest, detail, error)
+                self._record_refusal(event, guest, detail, error, decided)
                 raise
             at(COMMITTED)
             draft.adopt()
             at(FOLLOWED)
 
     def _record_refusal(
-        self, event: str, guest: str | None, detail: dict[str, str], error: BaseException
+        self,
+        event: str,
+        guest: str | None,
+        detail: dict[str, str],
+        error: BaseException,
+        decided: Decided | None = None,
     ) -> None:
         # The text of what nobody raised on purpose could hold anything.
         reason = str(error) if isinstance(error, FirmwareError | UvError) else type(error).__name__
         self._audit.log.warning(f"{event}: refused", guest=guest, reason=reason, **detail)
         try:
             with self._database.transaction() as records:
-                self._audit.refused(records, event, guest, detail, reason)
-        except SQLAlchemyError as broken:
+                self._audit.refused(records, event, guest, detail, reason, decided)
+                self._audit.sign(records)
+        except (SQLAlchemyError, HsmError) as broken:
             self._audit.log.warning("the audit log cannot be written", reason=type(broken).__name__)

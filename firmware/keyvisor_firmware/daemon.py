@@ -9,12 +9,15 @@ import asyncio
 import datetime
 import os
 import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from keyvisor_firmware.association.commands import At
 from keyvisor_firmware.association.hsms import Hsms
-from keyvisor_firmware.audit import Audit, Log, configure_log
+from keyvisor_firmware.audit import AUDIT_KEY, Audit, Log, configure_log
+from keyvisor_firmware.audit_log.keeping import AuditKeeper, taking_in
+from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.broker.gatekeeper import Gatekeepers
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.doors.doors import Doors
@@ -43,8 +46,9 @@ def run(state: Path, config: Config, at: At = lambda point: None) -> None:
     with ExitStack() as open_parts:
         directory = StateDirectory.open(state)
         open_parts.callback(directory.close)
-        firmware = _firmware(directory, module, config, log, open_parts, at)
+        firmware, keeper = _firmware(directory, module, config, log, open_parts, at)
         guests = firmware.restore()
+        keeper.start()
         asyncio.run(_serve(state, firmware, guests, log))
 
 
@@ -57,8 +61,8 @@ def _require_doors_possible(state: Path) -> None:
 
 def _firmware(
     directory: StateDirectory, module: Path, config: Config, log: Log, open_parts: ExitStack, at: At
-) -> Firmware:
-    """The core with all that it needs; what has to be closed is noted in `open_parts`."""
+) -> tuple[Firmware, AuditKeeper]:
+    """The core with all that it needs, and what keeps its audit log; what has to be closed is noted in `open_parts`."""
     database = Database.open(directory.database)
     open_parts.callback(database.close)
     token = OperatorToken.open(directory.operator_token, module)
@@ -66,6 +70,7 @@ def _firmware(
     with database.transaction() as records:
         keys = host_keys(records, token, _now)
     holdings = Holdings(config.limits, config.storage, token)
+    refused_calls = RefusedCalls(time.monotonic)
     firmware = Firmware(
         database=database,
         hsms=Hsms(config.inventory, token),
@@ -76,17 +81,21 @@ def _firmware(
             idle_seconds=config.gate_idle_seconds,
             limits=config.broker_limits,
             guest_limits=config.guest_broker_limits,
+            on_refusal=taking_in(refused_calls),
         ),
         host_keys=keys,
         secret_stores=SecretStores(holdings, token, keys, os.urandom),
         holdings=holdings,
-        audit=Audit(_now, log),
+        audit=Audit(_now, log, token.signing_key(AUDIT_KEY)),
         randomness=os.urandom,
         limits=config.limits,
+        refused_calls=refused_calls,
         at=at,
     )
     open_parts.callback(firmware.close)
-    return firmware
+    keeper = AuditKeeper(firmware.audit, token, log)
+    open_parts.callback(keeper.stop)
+    return firmware, keeper
 
 
 async def _serve(state: Path, firmware: Firmware, guests: tuple[Instance, ...], log: Log) -> None:

@@ -16,17 +16,21 @@ Knows no socket and no process; time, randomness, database, gates and keys are h
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from keyvisor_firmware.association.commands import Associations, At, Work, require_attached
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.machine import State
-from keyvisor_firmware.association.missing import missing_for
 from keyvisor_firmware.association.plans import PlanCommands
 from keyvisor_firmware.association.responses import ApCode
 from keyvisor_firmware.attestation.attest import AttestCall, Subject, attest
 from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit_log.chain import Event
+from keyvisor_firmware.audit_log.commands import AuditCommands
+from keyvisor_firmware.audit_log.guest_refusals import refusal_view
+from keyvisor_firmware.audit_log.refused_calls import RefusedCalls
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.config import Limits
 from keyvisor_firmware.errors import ApError, AssociationFailed, Conflict, NotFound, RowTaken
@@ -38,7 +42,7 @@ from keyvisor_firmware.guests.register import Register
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.secrets import Entry, KeyUse, Retrieved, SecretIndex, SecretStore
 from keyvisor_firmware.state.database import Database
-from keyvisor_firmware.state.records import Event, PolicyRow, Records
+from keyvisor_firmware.state.records import PolicyRow, Records
 from keyvisor_firmware.storage.donation_commands import DonationCommands
 from keyvisor_firmware.storage.guest_record import CUID_LENGTH, HeldHsm
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
@@ -72,6 +76,7 @@ class Firmware:
         audit: Audit,
         randomness: Callable[[int], bytes],
         limits: Limits,
+        refused_calls: RefusedCalls | None = None,
         at: At = lambda point: None,
     ) -> None:
         self._hsms = hsms
@@ -83,6 +88,9 @@ class Firmware:
         self._associations = Associations(hsms)
         self._guests = Register(hsms, gates, secret_stores, self._associations, audit)
         self._plans = PlanCommands(self._commands, self._guests, self._associations)
+        self.audit = AuditCommands(
+            self._commands, holdings, self._guests, hsms, audit, refused_calls or RefusedCalls(time.monotonic)
+        )
         self.host_keys = HostKeyCommands(self._commands, host_keys, audit)
         self.donations = DonationCommands(self._commands, holdings, self._guests, randomness)
         self.booting = BootCommands(self._commands, holdings, self._guests, host_keys, audit)
@@ -182,8 +190,7 @@ class Firmware:
 
     def audit_log(self) -> tuple[Event, ...]:
         """The newest entries of the audit log, oldest first."""
-        with self._commands.reading() as records:
-            return records.events(self._limits.audit_entries)
+        return self.audit.newest(self._limits.audit_entries)
 
     # --- a guest's own: all raise NotFound once it is stopped
 
@@ -305,11 +312,7 @@ class Firmware:
             calls, dropped = guest.gate.refusals()
             views = self._views(records, self._holdings.bindings(instance), instance)
             hsms = {str(view.data.apqn): view for view in views}
-        missing = {
-            apqn: missing_for(view.data, view.state, guest.policy, guest.secrets)
-            for apqn, view in hsms.items()
-        }
-        return tuple(RefusalView(call, _missing(missing, call.apqn)) for call in calls), dropped
+        return tuple(refusal_view(call, hsms.get(call.apqn or ""), guest) for call in calls), dropped
 
     def attest(self, instance: InstanceId, call: AttestCall) -> Attestation:
         """Measure the guest for whoever made the attestation request. Raises AttestationRefused."""
@@ -389,9 +392,3 @@ def _listed(guest: Configuration, attached: tuple[Apqn, ...]) -> GuestView:
 def _seen(data: ConfigurationData, held: HeldHsm | None, holder: str | None = None) -> HsmView:
     """An HSM and what it is to its holder, who is named to those who may know."""
     return HsmView(data) if held is None else HsmView(data, held.state, held.secret_id, holder)
-
-
-def _missing(missing: dict[str, str], apqn: str | None) -> str:
-    if apqn is None:
-        return "the call names no HSM of this guest"
-    return missing.get(apqn, f"HSM {apqn} is not attached any more: the host attaches HSMs")

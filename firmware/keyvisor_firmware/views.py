@@ -53,10 +53,18 @@ class MechanismView:
 
 @dataclass(frozen=True, slots=True)
 class RefusalView:
-    """A call that the gate refused, and what is missing now."""
+    """A call that the gate refused, and what is missing now.
+
+    `state` is what the HSM is to the guest now. `rule` is the control point, or the rule for the HSM, with its source and
+    line. `must_be` is what would have to be true, `commands` bring it about.
+    """
 
     call: RefusedCall
     missing: str
+    state: str | None = None
+    rule: str | None = None
+    must_be: str = ""
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The operator token: master keys that never leave it, and everything that is computed from them.
 
 An AES-256 key per master key, not extractable, in a SoftHSM token reached through python-pkcs11. The token also
-seals what the firmware keeps on disk. Knows neither guests nor which card carries which key.
+seals what the firmware keeps on disk, signs what it records, and remembers a few bytes that the disk must not go
+back behind. Knows neither guests nor which card carries which key.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, SecretKey
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PublicKey, SecretKey
 from pkcs11.exceptions import NoSuchKey, PKCS11Error
 from pkcs11.mechanisms import GCMParams
+from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
 from keyvisor_hsm.cryptoki.module import environment
 from keyvisor_hsm.errors import HsmError, OperatorTokenError, SealBroken
@@ -35,8 +38,12 @@ _SO_PIN = b"keyvisor partition so pin"
 
 _MASTER_KEY = "master key: "
 _SEAL_KEY = "seal"
+_SIGNING_KEY = "signing key: "
+_REMEMBERED = "remembered: "
+_CURVE = "secp256r1"
 _NONCE = 12
 _TAG_BITS = 128
+_DIGEST = 32  # bytes
 
 
 class _Key(Protocol):
@@ -47,6 +54,30 @@ class _Key(Protocol):
     def decrypt(self, data: bytes, *, mechanism: Mechanism, mechanism_param: GCMParams) -> bytes: ...
 
     def sign(self, data: bytes, *, mechanism: Mechanism) -> bytes: ...
+
+
+class _PrivateKey(Protocol):
+    """Likewise of a private key."""
+
+    def sign(self, data: bytes, *, mechanism: Mechanism) -> bytes: ...
+
+
+class SigningKey:
+    """A signing key of the token. `public_key` is its DER SubjectPublicKeyInfo."""
+
+    def __init__(
+        self, public_key: bytes, private: _PrivateKey, working: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.public_key = public_key
+        self._private = private
+        self._working = working
+
+    def sign(self, digest: bytes) -> bytes:
+        """ECDSA over P-256 of a 32-byte digest: r and s, 32 bytes each, big-endian. Raises OperatorTokenError."""
+        if len(digest) != _DIGEST:
+            raise ValueError(f"a digest has {_DIGEST} bytes")
+        with self._working():
+            return bytes(self._private.sign(digest, mechanism=Mechanism.ECDSA))
 
 
 class OperatorToken:
@@ -114,6 +145,45 @@ class OperatorToken:
                 raise SealBroken("a sealed value was changed, or belongs to another place") from None
         return bytes(opened)
 
+    def signing_key(self, name: str) -> SigningKey:
+        """The signing key `name`, made on first use: ECDSA over P-256, never out of the token. Raises OperatorTokenError."""
+        label = _SIGNING_KEY + name
+        with self._working():
+            try:
+                private = self._private_key(label)
+            except NoSuchKey:
+                self._make_signing_key(label)
+                private = self._private_key(label)
+            public = self._session.get_key(object_class=ObjectClass.PUBLIC_KEY, label=label)
+            if not isinstance(public, PublicKey):
+                raise OperatorTokenError(f"`{label}` in the operator token has no public key")
+            return SigningKey(bytes(encode_ec_public_key(public)), private, self._working)
+
+    def remember(self, name: str, value: bytes) -> None:
+        """Keep `value` in the token in place of what it remembers as `name`. Raises OperatorTokenError.
+
+        The old value goes after the new one is there: a crash between the two leaves both, and `remembered` tells both.
+        """
+        label = _REMEMBERED + name
+        with self._working():
+            old = list(self._data(label))
+            self._session.create_object(
+                {
+                    Attribute.CLASS: ObjectClass.DATA,
+                    Attribute.LABEL: label,
+                    Attribute.TOKEN: True,
+                    Attribute.PRIVATE: True,
+                    Attribute.VALUE: value,
+                }
+            )
+            for one in old:
+                one.destroy()
+
+    def remembered(self, name: str) -> tuple[bytes, ...]:
+        """What is remembered as `name`: nothing, one value, or after a crash the old and the new. Raises OperatorTokenError."""
+        with self._working():
+            return tuple(bytes(one[Attribute.VALUE]) for one in self._data(_REMEMBERED + name))
+
     def close(self) -> None:
         """Log out and let the token go."""
         with self._lock, contextlib.suppress(PKCS11Error):
@@ -153,6 +223,24 @@ class OperatorToken:
         if not isinstance(key, SecretKey):
             raise OperatorTokenError(f"`{label}` in the operator token is no secret key")
         return cast(_Key, key)
+
+    def _data(self, label: str) -> Iterator[pkcs11.Object]:
+        return self._session.get_objects({Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: label})
+
+    def _private_key(self, label: str) -> _PrivateKey:
+        key = self._session.get_key(object_class=ObjectClass.PRIVATE_KEY, label=label)
+        return cast(_PrivateKey, key)
+
+    def _make_signing_key(self, label: str) -> None:
+        never = (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE, Attribute.EXTRACTABLE)
+        domain = self._session.create_domain_parameters(
+            KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVE)}, local=True
+        )
+        domain.generate_keypair(
+            store=True,
+            label=label,
+            private_template=dict.fromkeys(never, False) | {Attribute.SIGN: True, Attribute.SENSITIVE: True},
+        )
 
     def _make(self, label: str, uses: dict[Attribute, bool]) -> _Key:
         all_uses = (Attribute.ENCRYPT, Attribute.DECRYPT, Attribute.SIGN, Attribute.VERIFY)

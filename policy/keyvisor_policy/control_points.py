@@ -163,7 +163,9 @@ class ControlPoints:
         self.points: tuple[ControlPoint, ...] = tuple(points)
         self.digest: bytes = hashlib.sha256(_canonical(self.to_json())).digest()
         self.calls: frozenset[str] | _Any = (
-            ANY if any(not point.calls for point in self.points) else frozenset().union(*(p.calls for p in self.points))
+            ANY
+            if any(not point.calls for point in self.points)
+            else frozenset().union(*(p.calls for p in self.points))
         )
         self._by_call: dict[str, _ByMechanism] = {}
         self._decided: OrderedDict[tuple[Any, ...], Decision] = OrderedDict()
@@ -193,15 +195,12 @@ class ControlPoints:
         """
         template, key = template or _NOTHING, key or _NOTHING
         template_types, key_types = self._looked_at(call, mechanism, rule)
-        asked = (
-            call,
-            mechanism,
-            rule,
-            tuple([template.get(type_) for type_ in template_types]),
-            tuple([key.get(type_) for type_ in key_types]),
+        looked_at = (
+            *[template.get(type_) for type_ in template_types],
+            *[key.get(type_) for type_ in key_types],
         )
         # True is 1: the kinds belong to what was asked.
-        asked = (*asked, tuple([type(value) for part in asked[3:] for value in part]))
+        asked = call, mechanism, rule, looked_at, tuple([type(value) for value in looked_at])
         known = self._decided.get(asked)
         if known is None:
             known = _decide(self.concerning(call, mechanism, rule), call, template, key)
@@ -217,9 +216,7 @@ class ControlPoints:
             by_mechanism = self._by_call[call] = _ByMechanism(
                 [point for point in self.points if not point.calls or call in point.calls]
             )
-        return tuple(
-            [point for point in by_mechanism.of(mechanism) if point.on is None or point.on == rule]
-        )
+        return tuple([point for point in by_mechanism.of(mechanism) if point.on is None or point.on == rule])
 
     def template_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
         """The attributes that points look at in what such a call asks for."""
@@ -304,7 +301,11 @@ def _decide(points: tuple[ControlPoint, ...], call: str, template: Template, key
     if broken is not None:
         point = broken.point
         return Decision(
-            False, point, point.kind, f"{_named(point)} cannot be decided: {broken.error}; so it refuses", tried
+            False,
+            point,
+            point.kind,
+            f"{_named(point)} cannot be decided: {broken.error}; so it refuses",
+            tried,
         )
     matching = [one.point for one in tried if one.matched]
     own_deny = next((p for p in matching if p.effect == "deny" and p.profile is None), None)

@@ -87,7 +87,7 @@ def _entries(document: Document, key: str) -> object:
 
 
 def _check_length(
-    document: Document, entries: object, path: tuple[str, ...], limit: int = MAX_RULES, what: str = "rules"
+    document: Document, entries: object, path: Path, limit: int = MAX_RULES, what: str = "rules"
 ) -> None:
     """Raises DocumentError before anything looks at more entries than there may be."""
     if isinstance(entries, list) and len(entries) > limit:

@@ -96,7 +96,9 @@ def _number(value: object) -> Match:
     if (both := _RANGE.fullmatch(text)) is not None:
         least, most = int(both[1]), int(both[2])
         if least > most:
-            raise ValueError(f"expected a range from the lower to the higher number, found {described(value)}")
+            raise ValueError(
+                f"expected a range from the lower to the higher number, found {described(value)}"
+            )
         return Between(least, most)
     try:
         return Is(read_integer(value))
@@ -152,5 +154,3 @@ def _as_written(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(str(one) for one in value)}]"
     return str(value)
-
-

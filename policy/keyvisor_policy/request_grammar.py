@@ -54,7 +54,8 @@ class RequestsFields(StrictModel):
         default_factory=list, description="Sets of control points that come with keyvisor."
     )
     rules: list[PointFields] = Field(
-        default_factory=list, description="Control points. A deny wins over an allow, an allow over a profile."
+        default_factory=list,
+        description="Control points. A deny wins over an allow, an allow over a profile.",
     )
 
 

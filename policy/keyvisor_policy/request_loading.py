@@ -44,7 +44,7 @@ def profile_points(name: str) -> tuple[ControlPoint, ...]:
         raise LookupError(name)
     document = read_document(profile_text(name), f"profile {name}")
     profile = validate(document, ProfileFields)
-    wrong = ordered(_about_points(document, profile.rules and _list(document, "rules"), ("rules",), ()))
+    wrong = ordered(_about_points(document, _list(document, "rules"), ("rules",), ()))
     assert not wrong, wrong  # noqa: S101 - tests read every profile
     return tuple(
         _point(entry, name, f"{document.source}:{document.place(('rules', number))[0]}")
@@ -108,7 +108,9 @@ def _about_points(
         at: Path = (*path, number)
         name = entry.get("name")
         if isinstance(name, str) and name in lines:
-            message = f"name: {shown(name)} is the name of another control point already, in line {lines[name]}"
+            message = (
+                f"name: {shown(name)} is the name of another control point already, in line {lines[name]}"
+            )
             yield document.finding((*at, "name"), message)
         elif isinstance(name, str):
             lines[name] = document.place((*at, "name"))[0]

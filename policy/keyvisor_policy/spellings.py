@@ -166,7 +166,9 @@ PARTLY = WithJsonSchema(
 POINT_NAME = _named("Name", "What refusals call the control point.", "no raw rsa")
 ON = _named("On", "Only for HSMs that are associated through this rule.", "payments")
 PROFILE = _text(
-    "Profile", "A set of control points that comes with keyvisor; `keyvisor policy profile` shows it.", enum=list(PROFILES)
+    "Profile",
+    "A set of control points that comes with keyvisor; `keyvisor policy profile` shows it.",
+    enum=list(PROFILES),
 )
 
 

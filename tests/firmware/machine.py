@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.machine import State
-from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit import AUDIT_KEY, Audit
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.host_key import HostKey, host_keys
@@ -23,7 +23,7 @@ from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import PolicyRow
-from keyvisor_firmware.state.schema import AUDIT, METADATA
+from keyvisor_firmware.state.schema import AUDIT, AUDIT_POLICIES, AUDIT_SIGNATURES, METADATA
 from keyvisor_firmware.storage.guest_record import HeldHsm
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.lifecycle import GuestState
@@ -127,7 +127,7 @@ class Machine:
         with self.database.transaction() as records:
             self.host_keys = host_keys(records, self.token, lambda: self.now)
         self.holdings = Holdings(self.config.limits, self.config.storage, self.token)
-        self.audit = Audit(lambda: NOON, self.log)
+        self.audit = Audit(lambda: NOON, self.log, self.token.signing_key(AUDIT_KEY))
         self.firmware = Firmware(
             database=self.database,
             hsms=Hsms(self.config.inventory, self.token),
@@ -232,7 +232,7 @@ class Machine:
             return {
                 table.name: [tuple(row) for row in connection.execute(table.select())]
                 for table in METADATA.sorted_tables
-                if table is not AUDIT
+                if table not in (AUDIT, AUDIT_POLICIES, AUDIT_SIGNATURES)
             }
 
     def tables(self) -> object:

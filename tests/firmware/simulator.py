@@ -33,6 +33,7 @@ class Call:
     call: str
     code: str
     reason: str
+    because: None = None
 
 
 class Mechanism(NamedTuple):
@@ -117,7 +118,7 @@ class Gate:
     def detach(self, apqn: Apqn) -> None:
         self._tell("detach", apqn, lambda: self._granted.pop(str(apqn)))
 
-    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+    def govern(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
         """Told where there are control points, or were any: the rules alone mean nothing to a gate."""
         now = points, {str(apqn): rule for apqn, rule in rules.items()}
         before, _ = self.gates.controlled.get(self.guest, (NO_CONTROL_POINTS, {}))

@@ -482,6 +482,10 @@ class GuestDoor:
             code="CKR_USER_NOT_LOGGED_IN",
             reason="the HSM is bound, not associated",
             missing="a secret for 03.0011",
+            state="bound",
+            rule="payments (policy.yaml:3)",
+            must_be="the HSM is associated",
+            commands=["keyvisor guest associate --guest g 03.0011 --secret s"],
         )
         return messages.RefusalList(refusals=[refusal], dropped=3)
 

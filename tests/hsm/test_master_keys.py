@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pkcs11
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -228,3 +231,92 @@ def test_another_machines_seal_does_not_open(token: OperatorToken, softhsm: Path
     with pytest.raises(SealBroken):
         token.unseal(other.seal(b"value", b"place"), b"place")
     other.close()
+
+
+# --- signing keys
+
+
+def good(public_key: bytes, digest: bytes, signature: bytes) -> bool:
+    """Whether the signature is by the key, as somebody outside the token finds."""
+    key = serialization.load_der_public_key(public_key)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+    try:
+        key.verify(utils.encode_dss_signature(r, s), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def test_a_signature_is_verified_with_the_public_key_alone(token: OperatorToken) -> None:
+    key = token.signing_key("audit")
+    digest = os.urandom(32)
+    signature = key.sign(digest)
+    assert len(signature) == 64
+    assert good(key.public_key, digest, signature)
+    assert not good(key.public_key, os.urandom(32), signature)
+    assert not good(token.signing_key("other").public_key, digest, signature)
+
+
+def test_a_signing_key_is_made_once_and_stays_over_a_restart(
+    token: OperatorToken, home: Path, softhsm: Path
+) -> None:
+    key = token.signing_key("stays")
+    again = OperatorToken.open(home, softhsm)
+    assert again.signing_key("stays").public_key == key.public_key == token.signing_key("stays").public_key
+    digest = os.urandom(32)
+    assert good(key.public_key, digest, again.signing_key("stays").sign(digest))
+    again.close()
+
+
+def test_a_signing_key_signs_digests_only(token: OperatorToken) -> None:
+    for length in (0, 31, 33):
+        with pytest.raises(ValueError, match="32 bytes"):
+            token.signing_key("audit").sign(bytes(length))
+
+
+def test_a_private_key_does_not_leave_the_token(token: OperatorToken) -> None:
+    token.signing_key("audit")
+    private = token._session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label="signing key: audit")
+    assert (private[pkcs11.Attribute.EXTRACTABLE], private[pkcs11.Attribute.SENSITIVE]) == (False, True)
+    with pytest.raises(pkcs11.exceptions.PKCS11Error):
+        _ = private[pkcs11.Attribute.VALUE]
+
+
+# --- what the token remembers
+
+
+def test_the_token_remembers_the_last_value_over_a_restart(
+    token: OperatorToken, home: Path, softhsm: Path
+) -> None:
+    assert token.remembered("head") == ()
+    for value in (b"1", b"two", b""):
+        token.remember("head", value)
+        assert token.remembered("head") == (value,)
+    token.remember("head", b"3")
+    assert token.remembered("other") == ()
+    again = OperatorToken.open(home, softhsm)
+    assert again.remembered("head") == (b"3",)
+    again.close()
+
+
+def test_after_a_crash_between_the_new_value_and_the_old_both_are_there(
+    token: OperatorToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token.remember("crash", b"old")
+    monkeypatch.setattr(token, "_data", lambda _label: ())  # as if it died before it took the old one away
+    token.remember("crash", b"new")
+    monkeypatch.undo()
+    assert set(token.remembered("crash")) == {b"old", b"new"}
+    token.remember("crash", b"newest")
+    assert token.remembered("crash") == (b"newest",)
+
+
+def test_a_token_that_is_gone_says_so(home: Path, softhsm: Path, token: OperatorToken) -> None:
+    closed = OperatorToken.open(home, softhsm)
+    key = closed.signing_key("audit")
+    closed.close()
+    with pytest.raises(OperatorTokenError, match="refused"):
+        key.sign(bytes(32))
+    assert token.signing_key("audit").sign(bytes(32))

@@ -27,7 +27,14 @@ SAID_ONLY = {"$schema", "$id", "$defs", "title", "description", "examples", "def
 def errors(value: Any, schema: dict[str, Any], at: str = "$") -> Iterator[str]:
     """What the schema has against the value. Knows the keywords that the schema uses, and refuses any other."""
     known = {"$ref", "type", "const", "enum", "pattern", "maxLength", "minimum", "maximum", "anyOf", "items"}
-    known |= {"properties", "patternProperties", "additionalProperties", "propertyNames", "required", "minItems"}
+    known |= {
+        "properties",
+        "patternProperties",
+        "additionalProperties",
+        "propertyNames",
+        "required",
+        "minItems",
+    }
     assert set(schema) <= known | SAID_ONLY, set(schema) - known
     if "$ref" in schema:
         yield from errors(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], at)

@@ -6,15 +6,19 @@ take back. Knows no door; the order of the checks is that of the response codes'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+import keyvisor_policy
 from keyvisor_firmware.association.effects import Controlled, Effects
 from keyvisor_firmware.association.gates import Gate
 from keyvisor_firmware.association.hsms import Hsms, as_policy_sees
 from keyvisor_firmware.association.machine import OUTCOMES, Command, Outcome, State, after
 from keyvisor_firmware.association.responses import ApCode
+from keyvisor_firmware.audit import Decided
+from keyvisor_firmware.audit_log.decisions import LONGEST, NOT_PERMITTED, STAND, Decision, judged, secret_name
 from keyvisor_firmware.errors import ApError, AssociationFailed, RowTaken
 from keyvisor_firmware.guests.running import Running
 from keyvisor_firmware.secrets import NoSuchSecret, SecretIndex, SecretStore
@@ -37,12 +41,13 @@ _NO_POLICY: Final = "the guest has registered no policy; apply one that names th
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One command under way: its transaction, what it changes of storage in it, what it did to gates, and its points."""
+    """One command under way: its transaction, its changes of storage, what it did to gates, its points, what it decided."""
 
     records: Records
     storage: Draft
     effects: Effects
     at: At
+    decided: Decided = field(default_factory=Decided)
 
 
 class Associations:
@@ -55,6 +60,10 @@ class Associations:
         """Raises ApError: 3e not open yet, 01 not attached, 03 offline, 30 bound already or of a kind that is not
         bound, 36 failed before, 09 held by another guest.
         """
+        with self._recorded(work, guest, apqn, Command.BIND):
+            self._bind(work, guest, apqn, policy)
+
+    def _bind(self, work: Work, guest: Running, apqn: Apqn, policy: Policy | None) -> None:
         _require_open(guest)
         hsm = self._usable(work, guest, apqn)
         after(_state(work, guest, apqn), Command.BIND, str(apqn))
@@ -79,6 +88,12 @@ class Associations:
 
         After AssociationFailed the caller has to record that, in a transaction of its own.
         """
+        with self._recorded(work, guest, apqn, Command.ASSOCIATE, (secret_id, policy)):
+            self._associate(work, guest, apqn, secret_id, policy)
+
+    def _associate(
+        self, work: Work, guest: Running, apqn: Apqn, secret_id: SecretId, policy: Policy | None
+    ) -> None:
         hsm = self._usable(work, guest, apqn)
         after(_state(work, guest, apqn), Command.ASSOCIATE, str(apqn))
         _require_associable(hsm)
@@ -100,9 +115,10 @@ class Associations:
 
     def unbind(self, work: Work, guest: Running, apqn: Apqn) -> None:
         """Raises ApError: 01 not attached, 0b not bound. The secret stays in the store. An offline HSM can be unbound."""
-        require_attached(work.records, guest, apqn)
-        after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
-        self.release(work, guest, work.storage.bindings(guest.instance.id)[apqn])
+        with self._recorded(work, guest, apqn, Command.UNBIND):
+            require_attached(work.records, guest, apqn)
+            after(_state(work, guest, apqn), Command.UNBIND, str(apqn))
+            self.release(work, guest, work.storage.bindings(guest.instance.id)[apqn])
 
     def release(self, work: Work, guest: Running, binding: HeldHsm) -> None:
         """End what `binding` says, whoever wants it ended."""
@@ -117,6 +133,7 @@ class Associations:
     def release_forbidden(self, work: Work, guest: Running, policy: Policy) -> tuple[Apqn, ...]:
         """End the guest's associations that `policy` does not allow; which those were."""
         bindings = work.storage.bindings(guest.instance.id).values()
+        work.decided.decisions.extend(self.judgements(bindings, policy))
         forbidden = tuple(binding for binding in bindings if not self.stands(binding, policy))
         for binding in forbidden:
             self.release(work, guest, binding)
@@ -126,7 +143,7 @@ class Associations:
         """What lets `policy` decide what the HSMs that the guest has now may be asked, once it is called."""
         bindings = tuple(work.storage.bindings(guest.instance.id).values())
         now, before = self._controlled(bindings, policy), self._controlled(bindings, guest.policy)
-        return lambda: work.effects.control(guest.gate, now, before)
+        return lambda: work.effects.govern(guest.gate, now, before)
 
     def _controlled(self, bindings: Iterable[HeldHsm], policy: Policy | None) -> Controlled:
         rules = {binding.apqn: self._rule(binding, policy) for binding in bindings}
@@ -163,6 +180,38 @@ class Associations:
         keys, rule = self.keys(guest.secrets, binding), self._rule(binding, guest.policy)
         reinstate(guest.gate, binding, keys, rule, wait=False)
 
+    def judgements(self, bindings: Iterable[HeldHsm], policy: Policy | None) -> Iterator[Decision]:
+        """What `stands` says of the associations among them, to be recorded."""
+        for binding in bindings:
+            if binding.state is State.ASSOCIATED and binding.secret_id is not None:
+                hsm = as_policy_sees(self._hsms.query(binding.apqn))
+                judged = _judged(hsm, binding.secret_id, policy)
+                allowed = self.stands(binding, policy)
+                yield Decision(STAND, allowed, str(binding.apqn), hsm, binding.state.value, **judged)
+
+    @contextmanager
+    def _recorded(
+        self,
+        work: Work,
+        guest: Running,
+        apqn: Apqn,
+        command: Command,
+        asked: tuple[SecretId, Policy | None] | None = None,
+    ) -> Iterator[None]:
+        """Note what the body decides: that it was let through, or the code that it raises."""
+        hsm = as_policy_sees(self._hsms.query(apqn)) if apqn in self._hsms else None
+        state = _state(work, guest, apqn).value
+        judged = {} if hsm is None or asked is None else _judged(hsm, *asked)
+        try:
+            yield
+        except ApError as error:
+            told = {**judged, "code": f"{error.code:02x}", "reason": str(error)}
+            work.decided.decisions.append(Decision(command.value, False, str(apqn), hsm, state, **told))
+            raise
+        work.decided.decisions.append(
+            Decision(command.value, True, str(apqn), hsm, state, **{**judged, "code": None, "reason": None})
+        )
+
     def keys(self, secrets: SecretStore, binding: HeldHsm) -> PartitionKeys | None:
         """What opens the partition of an associated HSM; None for every other."""
         if binding.state is not State.ASSOCIATED or binding.secret_index is None:
@@ -175,6 +224,17 @@ class Associations:
         if not hsm.online:
             raise ApError(ApCode.DECONFIGURED, f"HSM {apqn} is offline; the operator can bring it back")
         return hsm
+
+
+def _judged(hsm: keyvisor_policy.Hsm, secret_id: SecretId, policy: Policy | None) -> dict[str, Any]:
+    """What is recorded of a secret and what a policy says of it: fields of a Decision."""
+    told: dict[str, Any] = {"secret_id": secret_id.hex(), "secret": secret_name(policy, secret_id)}
+    if policy is None:
+        return told
+    verdict = judged(policy, hsm, secret_id)
+    told |= {"policy": policy.digest.hex(), "source": policy.source[:LONGEST], "rule": verdict.rule}
+    told |= {"against": verdict.against, "others": verdict.others}
+    return told if verdict.rule is not None else told | {"code": NOT_PERMITTED, "reason": verdict.reason}
 
 
 def reinstate(

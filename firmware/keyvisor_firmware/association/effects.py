@@ -63,10 +63,10 @@ class Effects:
         self.note(lambda: gate.attach(hsm))
         gate.detach(hsm.apqn)
 
-    def control(self, gate: Gate, now: Controlled, before: Controlled) -> None:
+    def govern(self, gate: Gate, now: Controlled, before: Controlled) -> None:
         """Another policy decides what HSMs may be asked. `before` is what decided until now."""
-        self.note(lambda: gate.control(*before))
-        gate.control(*now)
+        self.note(lambda: gate.govern(*before))
+        gate.govern(*now)
 
     def bind(self, gate: Gate, apqn: Apqn, rule: str | None) -> None:
         """Non-sensitive requests pass. Raises PartitionUnusable."""

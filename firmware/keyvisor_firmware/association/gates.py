@@ -14,7 +14,10 @@ from keyvisor_policy.control_points import ControlPoints
 
 
 class RefusedCall(Protocol):
-    """A PKCS#11 call that the gate refused: when (ISO 8601, UTC), which HSM, call and CK_RV, and why."""
+    """A PKCS#11 call that the gate refused: when (ISO 8601, UTC), which HSM, call and CK_RV, and why.
+
+    `because` is there where a control point of the policy refused it.
+    """
 
     @property
     def at(self) -> str: ...
@@ -26,6 +29,17 @@ class RefusedCall(Protocol):
     def code(self) -> str: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def because(self) -> Because | None: ...
+
+
+class Because(Protocol):
+    """A control point, and where it stands."""
+
+    @property
+    def point(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
 
 
 class Mechanism(Protocol):
@@ -55,7 +69,7 @@ class Gate(Protocol):
     def detach(self, apqn: Apqn) -> None:
         """The slot is gone."""
 
-    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+    def govern(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
         """What the policy lets HSMs be asked, from when this returns; `rules` are those that HSMs are held through."""
 
     def bind(self, apqn: Apqn, *, rule: str | None = None) -> None:
@@ -69,7 +83,8 @@ class Gate(Protocol):
     ) -> None:
         """Sensitive requests pass. Raises PartitionUnusable; the HSM is then as it was.
 
-        `rule` is the association rule that allows it. Without `wait` the partition is opened by the gate that runs next, not now: after a restart.
+        `rule` is the association rule that allows it. Without `wait` the partition is opened by the gate that runs next,
+        not now: after a restart.
         """
 
     def unbind(self, apqn: Apqn) -> None:

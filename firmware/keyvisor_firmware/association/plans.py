@@ -74,6 +74,7 @@ class PlanCommands:
             with self._commands.command(event, guest.instance.name, **detail) as work:
                 _require_plan(steps, seen)
                 policy = read(row)
+                work.decided.policies.append(row)
                 _require_as_seen(work, guest, seen or ())
                 work.at("seen")
                 _register(work, instance, row)

@@ -2,8 +2,8 @@
 
 The daemon sends the whole picture of the guest's HSMs each time it changes; the gate answers which of them it
 could not make ready. The control points of the guest's policy may be longer than a message: they come beside the
-picture as an open file, and the picture names their digest. It may also ask what the module behind an HSM can do. On a second socket the gate only tells:
-what it refused, and that it leaves because it is idle.
+picture as an open file, and the picture names their digest. It may also ask what the module behind an HSM can do.
+On a second socket the gate only tells: what it refused, and that it leaves because it is idle.
 """
 
 from __future__ import annotations

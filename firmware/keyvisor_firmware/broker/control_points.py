@@ -51,7 +51,11 @@ class Control:
         return self.points.digest, self.rule
 
     def decide(
-        self, call: str, mechanism: int | None = None, template: Template | None = None, key: Template | None = None
+        self,
+        call: str,
+        mechanism: int | None = None,
+        template: Template | None = None,
+        key: Template | None = None,
     ) -> Decision:
         """What the points say about a call on this HSM."""
         return self.points.decide(call, mechanism, template, key, self.rule)
@@ -119,7 +123,12 @@ def require_allowed(
 
 
 def require_made_allowed(
-    connection: Connection, session: Session, grant: Grant, call: Call, values: Sequence[Any], reals: Sequence[int]
+    connection: Connection,
+    session: Session,
+    grant: Grant,
+    call: Call,
+    values: Sequence[Any],
+    reals: Sequence[int],
 ) -> None:
     """The same for what a call has made. Raises Refused; whoever calls destroys the objects then."""
     control = grant.control
@@ -199,7 +208,9 @@ class _Asked:
         points, rule, mechanism = grant.control.points, grant.control.rule, _mechanism(call, values)
         reals = _keys(connection, session, grant, call, values)
         key = (
-            _attributes(session, grant, reals[0], points.key_types(call.name, mechanism, rule)) if reals else {}
+            _attributes(session, grant, reals[0], points.key_types(call.name, mechanism, rule))
+            if reals
+            else {}
         )
         types = points.template_types(call.name, mechanism, rule)
         return cls(mechanism, _templates(session, grant, call, values, mechanism, types, reals), key)
@@ -242,9 +253,7 @@ def _templates(
     types: frozenset[int],
     reals: Sequence[int],
 ) -> tuple[Template | None, ...]:
-    given = [
-        _values(value) for role, value in zip(call.roles, values, strict=True) if role is Role.TEMPLATE
-    ]
+    given = [_values(value) for role, value in zip(call.roles, values, strict=True) if role is Role.TEMPLATE]
     if call.name == "C_WrapKey":
         return (_attributes(session, grant, reals[1], types),)  # the key that goes out
     if call.name in _CHANGES_OBJECT:
@@ -253,7 +262,9 @@ def _templates(
         implied = _implied(mechanism)
         public, private = given
         both = ({**private, **public}, {**public, **private})
-        return tuple({**implied, **one, CKA.CLASS: int(half)} for one, half in zip(both, _HALVES, strict=True))
+        return tuple(
+            {**implied, **one, CKA.CLASS: int(half)} for one, half in zip(both, _HALVES, strict=True)
+        )
     if call.name == "C_GenerateKey":
         return ({**_implied(mechanism), CKA.CLASS: int(CKO.SECRET_KEY), **given[0]},)
     return tuple(given) or (None,)
@@ -265,9 +276,7 @@ def _implied(mechanism: int | None) -> dict[int, Value]:
 
 
 def _values(template: Sequence[Attribute]) -> dict[int, Value]:
-    return {
-        one.type: _value(one.type, one.value) for one in template if isinstance(one.value, bytes)
-    }
+    return {one.type: _value(one.type, one.value) for one in template if isinstance(one.value, bytes)}
 
 
 def _value(type_: int, data: bytes) -> Value:
@@ -320,11 +329,7 @@ def _refused(
 
 
 def _shown(values: Template, types: frozenset[int], what: str) -> dict[str, str]:
-    return {
-        f"{what}{_name(type_)}": _text(values[type_])
-        for type_ in sorted(types)
-        if type_ in values
-    }
+    return {f"{what}{_name(type_)}": _text(values[type_]) for type_ in sorted(types) if type_ in values}
 
 
 def _name(type_: int) -> str:

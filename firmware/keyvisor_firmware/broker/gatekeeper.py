@@ -41,6 +41,16 @@ _PAUSE: Final = 2.0  # seconds
 
 _Answer = TypeVar("_Answer")
 
+# Told of every refusal that a gate tells: the guest, the refusal, and the HSM that it is about with its state, where
+# it is attached. It must not wait for anything: the door's lock is held.
+OnRefusal = Callable[[str, control.Refusal, ConfigurationData | None, HsmState | None], None]
+
+
+def nobody(
+    _guest: str, _refusal: control.Refusal, _hsm: ConfigurationData | None, _state: HsmState | None
+) -> None:
+    """Nobody wants to know."""
+
 
 @dataclass(slots=True)
 class _Hsm:
@@ -62,13 +72,16 @@ class _Hsm:
 class Gatekeeper:
     """One guest's door. Its methods may be called from any thread; each is whole before the next begins."""
 
-    def __init__(self, guest: str, door: Path, partitions: Path, start: Start) -> None:
+    def __init__(
+        self, guest: str, door: Path, partitions: Path, start: Start, on_refusal: OnRefusal = nobody
+    ) -> None:
         self.guest = guest
         self.door = door
         self.listener = listening(door, _BACKLOG)
         self._partitions = partitions
         self._scratch = door.parent / "scratch"
         self._start = start
+        self._on_refusal = on_refusal
         self._page = StatePage()
         self._points: ControlPoints = NO_CONTROL_POINTS
         self._points_file: int | None = None
@@ -122,15 +135,16 @@ class Gatekeeper:
     ) -> None:
         """Sensitive requests pass from now on. Raises PartitionUnusable; then the HSM is as it was.
 
-        `rule` is the association rule that allows it. With `wait` the partition is opened now, in a gate that is started for it if none runs; without, by the next
-        gate that runs (after a restart of the daemon, when the partition is known to exist).
+        `rule` is the association rule that allows it. With `wait` the partition is opened now, in a gate that is started
+        for it if none runs; without, by the next gate that runs (after a restart of the daemon, when the partition is
+        known to exist).
         """
         with self._lock:
             self._grant(self._hsms[apqn], HsmState.ASSOCIATED, keys, rule, wait=wait)
             if not wait:
                 self._tell()
 
-    def control(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
+    def govern(self, points: ControlPoints, rules: Mapping[Apqn, str]) -> None:
         """From now on `points` decide what the guest may ask of its HSMs; `rules` are those that they are held through.
 
         Effective when this returns: what is asked afterwards is decided by these. An operation that was begun under
@@ -370,9 +384,16 @@ class Gatekeeper:
             for refusal in self._process.refusals():
                 self._dropped += len(self._refusals) == _KEPT_REFUSALS
                 self._refusals.append(refusal)
+                hsm = self._named(refusal.apqn)
+                self._on_refusal(
+                    self.guest, refusal, None if hsm is None else hsm.data, None if hsm is None else hsm.state
+                )
         except GateError:
             return False
         return True
+
+    def _named(self, apqn: str | None) -> _Hsm | None:
+        return next((hsm for known, hsm in self._hsms.items() if str(known) == apqn), None)
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -404,9 +425,11 @@ class Gatekeepers:
         limits: Limits = DEFAULTS,
         guest_limits: Mapping[str, Limits] | None = None,
         compiled: bool = True,
+        on_refusal: OnRefusal = nobody,
     ) -> None:
         self._run_directory = run_directory
         self._partitions = partitions
+        self._on_refusal = on_refusal
         self._program = GateProgram(module, idle_seconds, limits, guest_limits or {}, compiled)
 
     def open(self, guest: str) -> Gatekeeper:
@@ -415,7 +438,7 @@ class Gatekeepers:
         self._run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.parent.mkdir(mode=0o700, exist_ok=True)
         home.mkdir(mode=0o700, exist_ok=True)
-        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._program)
+        return Gatekeeper(guest, home / "pkcs11.sock", self._partitions, self._program, self._on_refusal)
 
 
 def _slot(apqn: Apqn) -> int:

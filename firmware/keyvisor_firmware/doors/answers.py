@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from keyvisor_firmware.audit_log.chain import Event, Head
 from keyvisor_firmware.guests.host_key import Documents, IssuedDocument
 from keyvisor_firmware.guests.instance import Instance
 from keyvisor_firmware.secrets import Entry, Retrieved
-from keyvisor_firmware.state.records import Event
 from keyvisor_firmware.storage.ledger import LedgerView
 from keyvisor_firmware.views import GuestView, HsmView, MechanismView, RefusalView
 from keyvisor_guest.wire import messages, storage_messages
@@ -177,9 +178,21 @@ def refusal(view: RefusalView) -> messages.Refusal:
         code=call.code,
         reason=call.reason,
         missing=view.missing,
+        state=view.state,
+        rule=view.rule,
+        must_be=view.must_be,
+        commands=list(view.commands),
     )
 
 
 def audit_entry(event: Event) -> messages.AuditEntry:
     """For the operator."""
-    return messages.AuditEntry(at=event.at, guest=event.guest, event=event.event, detail=dict(event.detail))
+    return messages.AuditEntry(
+        number=event.number, at=event.at, guest=event.guest, event=event.event, detail=dict(event.detail)
+    )
+
+
+def audit_key(public_key: bytes, head: Head | None) -> messages.AuditKey:
+    """For whoever verifies the log. `public_key` is DER."""
+    pem = load_der_public_key(public_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return messages.AuditKey(public_key=pem.decode("ascii"), head=None if head is None else str(head))

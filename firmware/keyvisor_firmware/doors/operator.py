@@ -21,6 +21,9 @@ class OperatorHandlers:
     def audit(self) -> messages.AuditLog:
         return messages.AuditLog(entries=[answers.audit_entry(event) for event in self._firmware.audit_log()])
 
+    def audit_key(self) -> messages.AuditKey:
+        return answers.audit_key(self._firmware.audit.public_key, self._firmware.audit.head())
+
     def issued_host_keys(self) -> messages.IssuedHostKeys:
         keys = self._firmware.host_keys
         return answers.issued_host_keys(keys.issued(), keys.documents().root)

@@ -98,6 +98,7 @@ class BootCommands:
                 self._take(work, guest, component, boot.clear(component))
             if files.policy is not None:
                 work.records.put_policy(record.instance, files.policy)
+                work.decided.policies.append(files.policy)
             measured = replace(record, header=None, runs=(), opens_after_lock=files.opens_after_lock)
             work.storage.keep(handle, measured)
 

@@ -8,7 +8,7 @@ from keyvisor_firmware.association.commands import Associations, Work
 from keyvisor_firmware.association.gates import Gates
 from keyvisor_firmware.association.hsms import Hsms
 from keyvisor_firmware.association.policies import read
-from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit import Audit, Decided
 from keyvisor_firmware.commands import Commands
 from keyvisor_firmware.errors import Malformed, NotFound
 from keyvisor_firmware.guests.instance import Instance, InstanceId
@@ -76,7 +76,7 @@ class Register:
         policy = self._policy(records, instance)
         gate = self._gates.open(instance.name)
         if policy is not None:
-            gate.control(policy.control_points, {})
+            gate.govern(policy.control_points, {})
         return Running(instance, gate, secrets, policy)
 
     def restore(self, guest: Configuration, work: Work) -> None:
@@ -119,9 +119,9 @@ class Register:
                 self._associations.reinstate(guest, held)
             else:
                 work.storage.unbind(guest.instance.id, held.apqn)
-                self._ended(
-                    work.records, guest, "unbind", str(held.apqn), "offline, or allowed by no rule any more"
-                )
+                decided = Decided(list(self._associations.judgements([held], guest.policy)))
+                why = "offline, or allowed by no rule any more"
+                self._ended(work.records, guest, "unbind", str(held.apqn), why, decided)
 
     def _drop_what_is_gone(self, guest: Running, work: Work) -> None:
         for apqn in work.records.attached(guest.instance.id):
@@ -131,9 +131,17 @@ class Register:
                 work.records.detach(guest.instance.id, apqn)
                 self._ended(work.records, guest, "detach", str(apqn), "not in the configuration any more")
 
-    def _ended(self, records: Records, guest: Running, event: str, apqn: str, why: str) -> None:
+    def _ended(
+        self,
+        records: Records,
+        guest: Running,
+        event: str,
+        apqn: str,
+        why: str,
+        decided: Decided | None = None,
+    ) -> None:
         self._audit.log.warning(event, guest=guest.instance.name, apqn=apqn, why=why)
-        self._audit.done(records, event, guest.instance.name, {"apqn": apqn, "why": why})
+        self._audit.done(records, event, guest.instance.name, {"apqn": apqn, "why": why}, decided)
 
     def _policy(self, records: Records, instance: Instance) -> Policy | None:
         """None too for a text that this version does not read any more: then no association stands."""

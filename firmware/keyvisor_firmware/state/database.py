@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, insert, inspect, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -45,6 +46,26 @@ class Database:
             raise
         return cls(engine)
 
+    @classmethod
+    def open_reading(cls, path: Path) -> Self:
+        """Open the file to look at it, beside a daemon or without one. Raises StateForeign, StateUnusable.
+
+        Nothing can be written, and what a transaction reads is as it was when the transaction began.
+        """
+        engine = _engine(path, reading=True)
+        try:
+            with engine.begin() as connection:
+                _require_version(connection, path)
+        except SQLAlchemyError as error:
+            engine.dispose()
+            raise StateUnusable(
+                f"the database `{path}` cannot be read ({_cause(error)}): name the --state of a firmware that ran"
+            ) from None
+        except StateForeign:
+            engine.dispose()
+            raise
+        return cls(engine)
+
     @contextmanager
     def transaction(self) -> Iterator[Records]:
         """All that is done with the records, or nothing: committed at the end, rolled back if anything raises."""
@@ -56,27 +77,38 @@ class Database:
         self._engine.dispose()
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, *, reading: bool = False) -> Engine:
     engine = create_engine(
-        f"sqlite+pysqlite:///{path}",
+        f"sqlite+pysqlite:///file:{quote(str(path))}?mode=ro&uri=true"
+        if reading
+        else f"sqlite+pysqlite:///{path}",
         poolclass=StaticPool,
         connect_args={"check_same_thread": False, "isolation_level": None},
         hide_parameters=True,  # an error's text must not show a row
     )
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "connect", _configure_reading if reading else _configure)
+    event.listen(engine, "begin", _begin_reading if reading else _begin)
     return engine
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    for setting in (
+    _set(
+        connection,
         "journal_mode=WAL",
         "journal_size_limit=16777216",  # bytes that the journal keeps after an image went through it
         "synchronous=FULL",
         "foreign_keys=ON",
         "secure_delete=ON",
-    ):
+    )
+
+
+def _configure_reading(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    _set(connection, "query_only=ON")
+
+
+def _set(connection: DBAPIConnection, *settings: str) -> None:
+    cursor = connection.cursor()
+    for setting in settings:
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 
@@ -84,6 +116,10 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
 def _begin(connection: Connection) -> None:
     # The driver would begin only before the first write, so that what was read until then could change.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_reading(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def _require_version(connection: Connection, path: Path) -> None:

@@ -1,22 +1,24 @@
-"""The rows of one transaction as values: guests, HSMs, the machine's storage, policies, host keys and events.
+"""The rows of one transaction as values: guests, HSMs, the machine's storage, policies and host keys.
 
 Statements only; which of them may be done, and in which order, is the firmware's. Sealed values come and go sealed.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, Executable, Insert, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Executable, Insert, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from keyvisor_firmware.errors import RowTaken
 from keyvisor_firmware.guests.instance import InstanceId
+from keyvisor_firmware.state.audit_records import AuditRecords
 from keyvisor_firmware.state.schema import (
     ATTACHMENTS,
-    AUDIT,
+    AUDIT_POLICIES,
     FRAMES,
     GUESTS,
     HOLDERS,
@@ -29,6 +31,8 @@ from keyvisor_firmware.state.schema import (
 )
 from keyvisor_firmware.storage.pages import Span
 from keyvisor_hsm.cards import Apqn
+
+KEPT_POLICIES: Final = 16  # of each guest, for explanations
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +93,8 @@ class HostKeyDocumentRow:
     revoked: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the audit log. `at` is ISO 8601, UTC."""
-
-    at: str
-    guest: str | None
-    event: str
-    detail: Mapping[str, str]
-
-
-class Records:
-    """All rows, within one transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+class Records(AuditRecords):
+    """All rows, within one transaction; those of the audit log are in the base class."""
 
     # --- guests
 
@@ -237,6 +228,24 @@ class Records:
         row = self._connection.execute(select(POLICIES).where(POLICIES.c.instance == instance)).one_or_none()
         return None if row is None else PolicyRow(row.source, row.text, row.measured)
 
+    def keep_policy(self, guest: str, policy: PolicyRow) -> None:
+        """Keep a policy's text for explanations, and of the guest's older ones no more than KEPT_POLICIES."""
+        digest = hashlib.sha256(policy.text.encode()).digest()
+        of_guest = AUDIT_POLICIES.c.guest == guest
+        self._connection.execute(delete(AUDIT_POLICIES).where(of_guest & (AUDIT_POLICIES.c.digest == digest)))
+        self._connection.execute(
+            insert(AUDIT_POLICIES).values(guest=guest, digest=digest, source=policy.source, text=policy.text)
+        )
+        numbers = select(AUDIT_POLICIES.c.number).where(of_guest).order_by(AUDIT_POLICIES.c.number.desc())
+        old = self._connection.execute(numbers.offset(KEPT_POLICIES)).scalars().all()
+        self._connection.execute(delete(AUDIT_POLICIES).where(AUDIT_POLICIES.c.number.in_(old)))
+
+    def kept_policy(self, digest: bytes) -> PolicyRow | None:
+        """The policy with that digest (SHA-256 of its text), if it is still kept."""
+        chosen = select(AUDIT_POLICIES).where(AUDIT_POLICIES.c.digest == digest).limit(1)
+        row = self._connection.execute(chosen).one_or_none()
+        return None if row is None else PolicyRow(row.source, row.text)
+
     # --- the host keys
 
     def put_host_key(self, key: HostKeyRow) -> None:
@@ -265,24 +274,6 @@ class Records:
         rows = self._connection.execute(select(HOST_KEY_DOCUMENTS).order_by(HOST_KEY_DOCUMENTS.c.number))
         return tuple(HostKeyDocumentRow(row.serial, row.certificate, row.revoked) for row in rows)
 
-    # --- the audit log
-
-    def add_event(self, event: Event) -> None:
-        """Append a line."""
-        detail = json.dumps(dict(event.detail), ensure_ascii=False, sort_keys=True)
-        self._connection.execute(
-            insert(AUDIT).values(at=event.at, guest=event.guest, event=event.event, detail=detail)
-        )
-
-    def events(self, newest: int) -> tuple[Event, ...]:
-        """The newest lines, as many as `newest`, oldest first."""
-        chosen = select(AUDIT).order_by(AUDIT.c.number.desc()).limit(newest)
-        return tuple(_event(row) for row in reversed(self._connection.execute(chosen).all()))
-
-    def count_events(self) -> int:
-        """How many lines there are."""
-        return self._connection.execute(select(func.count()).select_from(AUDIT)).scalar_one()
-
     def _many(self, statement: Executable, rows: list[dict[str, object]]) -> None:
         if rows:
             self._connection.execute(statement, rows)
@@ -294,7 +285,3 @@ class Records:
                 self._connection.execute(statement)
         except IntegrityError:
             raise RowTaken from None
-
-
-def _event(row: Row[tuple[object, ...]]) -> Event:
-    return Event(row.at, row.guest, row.event, json.loads(row.detail))

@@ -19,9 +19,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 METADATA: Final = MetaData()
 
@@ -119,13 +120,37 @@ HOST_KEY_DOCUMENTS: Final = Table(
     Column("revoked", String(32)),
 )
 
-# Rows are only ever added: no code changes or deletes one, and none hangs on a guest.
+# Rows are only ever added: no code changes or deletes one, and none hangs on a guest. Each is chained to the one before
+# (audit_log/chain.py); `detail` and `decisions` are canonical JSON.
 AUDIT: Final = Table(
     "audit",
     METADATA,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", _ADDRESS, primary_key=True, autoincrement=False),
     Column("at", String(32), nullable=False),
     Column("guest", String(31)),
     Column("event", String(64), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("decisions", Text, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+
+# A signature after the last record of every transaction, by that record's number. Only ever added, likewise.
+AUDIT_SIGNATURES: Final = Table(
+    "audit_signatures",
+    METADATA,
+    Column("number", _ADDRESS, primary_key=True, autoincrement=False),
+    Column("signature", LargeBinary(64), nullable=False),
+)
+
+# The policies that decisions were made by, so that an explanation can show the line. A record names them by digest
+# (SHA-256 of the text), so that nothing depends on these rows: of each guest the newest are kept.
+AUDIT_POLICIES: Final = Table(
+    "audit_policies",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("guest", String(31), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    UniqueConstraint("guest", "digest"),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +20,11 @@ from keyvisor_guest.cli.guest_personalize import personalize
 from keyvisor_guest.cli.options import ApqnArgument, GuestOption, JsonOption, StateOption, show
 from keyvisor_guest.errors import PlanUnmet, SdkError
 from keyvisor_guest.state_directory import state_directory
-from keyvisor_policy.terminal import verb
+from keyvisor_policy.terminal import printable, verb
 
 if TYPE_CHECKING:
     from keyvisor_guest.guest import Guest
-    from keyvisor_guest.wire.messages import Hsm
+    from keyvisor_guest.wire.messages import Hsm, Refusal
 
 app = verb("A guest's own side: secrets, association, policy; run programs in it.", group=True)
 app.command()(personalize)
@@ -201,7 +202,7 @@ def policy(guest: GuestOption, state: StateOption = None) -> None:
 
 @app.command()
 def refusals(guest: GuestOption, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """What the gate refused, oldest first: why, and what is missing."""
+    """What the gate refused, oldest first: why, what is missing, the rule with its line, and the commands for it."""
     found = _guest(guest, state).refusals()
     show(
         {"refusals": [refusal.model_dump(mode="json") for refusal in found], "dropped": found.dropped},
@@ -210,8 +211,26 @@ def refusals(guest: GuestOption, state: StateOption = None, as_json: JsonOption 
         as_json=as_json,
         empty="nothing was refused",
     )
+    if not as_json:
+        _print_ways_out(found)
     if found.dropped and not as_json:
         print(f"{found.dropped} older ones are no longer kept")
+
+
+def _print_ways_out(found: Iterable[Refusal]) -> None:
+    """Of each kind of refusal once: the state, the rule, what would have to be true, and the commands for it."""
+    kinds = {(each.apqn, each.code, each.rule): each for each in found}
+    for each in kinds.values():
+        state = "not this guest's" if each.state is None else each.state
+        print()
+        print(printable(f"{each.code}, HSM {each.apqn or 'none'}, now {state}"))
+        for name, text in (
+            ("rule", each.rule),
+            ("must be", each.must_be),
+            *(("do", one) for one in each.commands),
+        ):
+            if text:
+                print(printable(f"    {name:<8} {text}"))
 
 
 @app.command()

@@ -324,7 +324,11 @@ class MechanismList(Message):
 
 
 class Refusal(Message):
-    """One request that the gate refused: the code that went to the application, why, and what was missing."""
+    """One request that the gate refused: the code that went to the application, why, and what is missing now.
+
+    `state` is what the HSM is to the guest now; `rule` the control point that refused, or the policy's rule for the HSM,
+    with source and line. `must_be` is what would have to be true, `commands` bring it about.
+    """
 
     at: str
     apqn: ApqnText | None
@@ -332,6 +336,10 @@ class Refusal(Message):
     code: str
     reason: str
     missing: str
+    state: str | None
+    rule: str | None
+    must_be: str
+    commands: list[str]
 
 
 class RefusalList(Message):
@@ -340,6 +348,9 @@ class RefusalList(Message):
 
 
 class AuditEntry(Message):
+    """A record of the audit log. `number` counts from 1; `keyvisor audit explain` takes it."""
+
+    number: int
     at: str
     guest: str | None
     event: str
@@ -348,6 +359,13 @@ class AuditEntry(Message):
 
 class AuditLog(Message):
     entries: list[AuditEntry]
+
+
+class AuditKey(Message):
+    """What verifies the audit log: its public key, PEM, and the last record now, `NUMBER:HASH` (none of an empty log)."""
+
+    public_key: str
+    head: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +522,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
 OPERATOR_ROUTES: tuple[Route, ...] = (
     Route("GET", "/hsms", "list_hsms", "all HSMs with their MKVPs and who holds them", None, HeldHsmList),
     Route("GET", "/audit", "audit", "the audit log, oldest first", None, AuditLog),
+    Route("GET", "/audit/key", "audit_key", "what verifies the audit log, and its head", None, AuditKey),
     Route(
         "GET",
         "/host-keys",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvisor_firmware.broker.gatekeeper import Gatekeeper, Gatekeepers
+from keyvisor_firmware.broker.gatekeeper import Gatekeeper, Gatekeepers, OnRefusal, nobody
 from keyvisor_firmware.broker.hot.loop import HotLoop, HotLoopMissing
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_hsm.cards import Apqn, ConfigurationData, Generation, Mode
@@ -111,7 +111,12 @@ class Machine:
         return self.home / "partitions"
 
     def guest(
-        self, name: str = "payments", *, idle_seconds: float = 60.0, limits: Limits = DEFAULTS
+        self,
+        name: str = "payments",
+        *,
+        idle_seconds: float = 60.0,
+        limits: Limits = DEFAULTS,
+        on_refusal: OnRefusal = nobody,
     ) -> Guest:
         """A new guest with its three HSMs, unbound."""
         keepers = Gatekeepers(
@@ -121,6 +126,7 @@ class Machine:
             idle_seconds=idle_seconds,
             guest_limits={name: limits},
             compiled=self.compiled,
+            on_refusal=on_refusal,
         )
         guest = Guest(keepers.open(name), self.token)
         self.guests.append(guest)

@@ -20,14 +20,14 @@ import pytest
 from keyvisor_firmware.broker import gate as gate_module
 from keyvisor_firmware.broker import gate_process
 from keyvisor_firmware.broker import gatekeeper as module
-from keyvisor_firmware.broker.control import Picture
+from keyvisor_firmware.broker.control import Picture, Refusal
 from keyvisor_firmware.broker.errors import GateError
 from keyvisor_firmware.broker.gate_process import Start
 from keyvisor_firmware.broker.gatekeeper import Gatekeeper
 from keyvisor_firmware.broker.limits import DEFAULTS, Limits
 from keyvisor_firmware.broker.listening import listening
-from keyvisor_firmware.broker.state_page import MAX_HSMS
-from keyvisor_hsm.cards import Apqn, Mode
+from keyvisor_firmware.broker.state_page import MAX_HSMS, HsmState
+from keyvisor_hsm.cards import Apqn, ConfigurationData, Mode
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
 from keyvisor_hsm.errors import PartitionUnusable
 from keyvisor_hsm.partitions import PartitionKeys
@@ -396,6 +396,22 @@ def test_refusals_are_kept_up_to_a_bound_and_the_rest_is_counted(machine: Machin
         assert peer.rv("C_Login", session, 1, None) == CKR.USER_NOT_LOGGED_IN
     kept, dropped = guest.keeper.refusals()
     assert (len(kept), dropped) == (256, 44)
+
+
+def test_whoever_wants_to_know_is_told_of_every_refusal_with_the_hsm_as_it_was(machine: Machine) -> None:
+    told: list[tuple[str, str, str | None, HsmState | None]] = []
+
+    def note(guest: str, refusal: Refusal, hsm: ConfigurationData | None, state: HsmState | None) -> None:
+        told.append((guest, refusal.code, None if hsm is None else str(hsm.apqn), state))
+
+    guest = machine.guest(on_refusal=note)
+    guest.keeper.bind(CRYPTO)
+    peer = guest.connect()
+    session = peer.session(SLOT)
+    for _ in range(300):
+        assert peer.rv("C_Login", session, 1, None) == CKR.USER_NOT_LOGGED_IN
+    guest.keeper.refusals()
+    assert told == [("payments", "CKR_USER_NOT_LOGGED_IN", str(CRYPTO), HsmState.BOUND)] * 300
 
 
 def test_a_closed_door_leaves_nothing(machine: Machine) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
+from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.errors import RowTaken, StateForeign, StateUnusable
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.state.database import Database
 from keyvisor_firmware.state.records import (
-    Event,
     FrameRow,
     GuestRow,
     HostKeyDocumentRow,

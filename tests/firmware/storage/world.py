@@ -18,14 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.exc import OperationalError
 
 from keyvisor_firmware.association.hsms import Hsms
-from keyvisor_firmware.audit import Audit
+from keyvisor_firmware.audit import AUDIT_KEY, Audit
+from keyvisor_firmware.audit_log.chain import Event
 from keyvisor_firmware.config import Config, Limits, StorageLimits
 from keyvisor_firmware.firmware import Firmware
 from keyvisor_firmware.guests.host_key import host_keys
 from keyvisor_firmware.guests.instance import InstanceId
 from keyvisor_firmware.guests.secret_stores import SecretStores
 from keyvisor_firmware.state.database import Database
-from keyvisor_firmware.state.records import Event, Records
+from keyvisor_firmware.state.records import Records
 from keyvisor_firmware.storage.holdings import Configuration, Holdings
 from keyvisor_firmware.storage.pages import MIB, PAGE, Span
 from keyvisor_guest.errors import Refused
@@ -130,7 +131,7 @@ class World:
             host_keys=self.host_keys,
             secret_stores=SecretStores(self.holdings, self.sealer, self.host_keys, os.urandom),
             holdings=self.holdings,
-            audit=Audit(lambda: NOON, self.log),
+            audit=Audit(lambda: NOON, self.log, self._token.signing_key(AUDIT_KEY)),
             randomness=os.urandom,
             limits=self.limits,
         )

@@ -155,10 +155,18 @@ def test_refusals(guest: Callable[..., Any]) -> None:
     shown = guest("refusals").out
     assert shown.splitlines()[0].split() == ["time", "HSM", "call", "code", "why", "what", "is", "missing"]
     assert "CKR_USER_NOT_LOGGED_IN" in shown
+    for line in (
+        "CKR_USER_NOT_LOGGED_IN, HSM 03.0011, now bound",
+        "    rule     payments (policy.yaml:3)",
+        "    must be  the HSM is associated",
+        "    do       keyvisor guest associate --guest g 03.0011 --secret s",
+    ):
+        assert line in shown.splitlines()
     assert shown.splitlines()[-1] == "3 older ones are no longer kept"
     answer = json.loads(guest("refusals", "--json").out)
     assert answer["dropped"] == 3
     assert answer["refusals"][0]["missing"] == "a secret for 03.0011"
+    assert answer["refusals"][0]["rule"] == "payments (policy.yaml:3)"
 
 
 def test_policy(guest: Callable[..., Any], policy: Callable[[str], str]) -> None:

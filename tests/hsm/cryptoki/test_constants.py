@@ -21,7 +21,9 @@ def test_every_number_is_the_headers(prefix: str, ours: type[enum.IntEnum], defi
         if f"{prefix}_{name}" in theirs and theirs[f"{prefix}_{name}"] != value
     }
     assert wrong == {}
-    assert len(theirs.keys() & {f"{prefix}_{name}" for name in ours.__members__}) > (70 if prefix in ("CKR", "CKA", "CKM") else 8)
+    assert len(theirs.keys() & {f"{prefix}_{name}" for name in ours.__members__}) > (
+        70 if prefix in ("CKR", "CKA", "CKM") else 8
+    )
 
 
 @pytest.mark.parametrize(("prefix", "ours"), _ENUMS)
