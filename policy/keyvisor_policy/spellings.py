@@ -194,7 +194,7 @@ MECHANISMS = _one_or_more(
 ATTRIBUTE = _text("Attribute", "An attribute's name.", enum=[name for name in ATTRIBUTES if _speaks_of(name)])
 WANTED = _one_or_more(
     "Condition",
-    "What it must be: a value or a list of alternatives; numbers may be compared, texts may have `*` and `?`; `!` is anything but.",
+    "What it must be: a value or alternatives; numbers may be compared, texts may have `*` and `?`; `!` is anything but.",
     {"type": ["string", "number", "boolean"]},
     True,
     "<3072",

@@ -8,9 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
 TUTORIAL = PAGE.partition("## From an empty file")[2].partition("\n## ")[0]
 CASES, NEVER, PROVED = TUTORIAL.partition("### What can never happen")

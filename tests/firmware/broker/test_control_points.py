@@ -1,4 +1,4 @@
-"""Control points at the gate, on a real partition and both ways a request can go: what is refused, with which code, and what is left."""
+"""Control points at the gate, on a real partition and both ways of a request: what is refused, how, and what is left."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def bench(partition: Partition, path: HotLoop | None) -> Bench:
 
 @pytest.fixture
 def application(bench: Bench) -> Application:
-    application = bench.connect()
-    return application
+    return bench.connect()
 
 
 def aes(application: Application, session: int, *more: tuple[int, object]) -> int:

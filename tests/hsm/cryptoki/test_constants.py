@@ -8,7 +8,6 @@ import pytest
 
 from keyvisor_hsm.cryptoki import CKA, CKK, CKM, CKO, CKR, flags
 
-
 _ENUMS = [("CKR", CKR), ("CKA", CKA), ("CKM", CKM), ("CKK", CKK), ("CKO", CKO)]
 
 
