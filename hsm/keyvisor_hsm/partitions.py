@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hmac
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -89,6 +90,10 @@ class Partition:
         with exclusive(self.directory):
             _login(self.module, session, CKU_CONTEXT_SPECIFIC, self._keys.user_pin)
 
+    def secret_for(self, purpose: bytes) -> bytes:
+        """32 bytes that only who opens this partition knows, others for each purpose."""
+        return hmac.digest(self._keys.user_pin, b"keyvisor " + purpose, "sha256")
+
     def close(self) -> None:
         """End the instance. No call may be inside the module any more."""
         self.module.retire()
@@ -102,11 +107,14 @@ def open_session(module: Module, slot: int, flags: int = _RW) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Keep every other process, and every other thread, from changing the partition in `directory`. Raises OSError."""
+def exclusive(directory: Path, lock: str = "lock") -> Iterator[None]:
+    """Keep every other process, and every other thread, from changing the partition in `directory`. Raises OSError.
+
+    `lock`: the name of the lock, where something longer must not hold up who changes it.
+    """
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -14,6 +14,7 @@ from keyvisor_firmware.broker.codec import Needed, pack_error, pack_reply
 from keyvisor_firmware.broker.connection import Connection
 from keyvisor_firmware.broker.control_points import HANDLE_CODES, require_made_allowed
 from keyvisor_firmware.broker.errors import Failed, Refused
+from keyvisor_firmware.broker.guard.admitting import admit, keep
 from keyvisor_firmware.broker.handles import Session
 from keyvisor_firmware.broker.operations import BEGINS, ENDS
 from keyvisor_firmware.broker.slots import Grant
@@ -151,6 +152,8 @@ def asks_for_token_object(template: tuple[Attribute, ...]) -> bool:
 def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """Do `call`, whose first argument is a session, in the module. The body of the reply. Raises Refused."""
     session, grant = connection.enter(call, values)
+    admitted = admit(connection, session, grant, call, values)
+    values = admitted.values
     native = _in_native_form(connection, session, grant, call, values)
     if call.reply in ("u", "uu"):
         return _make(connection, session, grant, call, values, native)
@@ -167,6 +170,7 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
     if rv == CKR.OK and not isinstance(left, Needed):
         ticket.began &= ~(BEGINS[call.name] if native.cancels else ENDS.get(call.name, 0))
     if left is not None:
+        keep(session, grant, values, admitted, left)
         return pack_reply(call, left)
     if rv == CKR.OK and call.reply == "ay":
         return pack_reply(call, b"")
@@ -176,6 +180,7 @@ def forward(connection: Connection, call: Call, values: tuple[Any, ...]) -> byte
 def derive_and_update(connection: Connection, call: Call, values: tuple[Any, ...]) -> bytes:
     """C_DeriveKey2: C_DeriveKey in the module; the reply tells its CK_RV, the updated parameter, the key."""
     session, grant = connection.enter(call, values)
+    values = admit(connection, session, grant, call, values).values
     native = _in_native_form(connection, session, grant, call, values)
     made = _made(connection, session, grant, call, values, native, 1)
     if isinstance(made, int):

@@ -41,7 +41,10 @@ class Session:
 
 @dataclass(slots=True, eq=False)
 class ObjectHandle:
-    """An object as one connection names it, under one binding. `private` is None until somebody had to know."""
+    """An object as one connection names it, under one binding. `private` is None until somebody had to know.
+
+    `works_on_data`: the guard has decided so, once and for all.
+    """
 
     handle: int
     real: int
@@ -49,6 +52,7 @@ class ObjectHandle:
     keys: KeyStore
     binding: int
     private: bool | None = None
+    works_on_data: bool = False
 
 
 @dataclass(slots=True)

@@ -6,12 +6,16 @@ whereas the module knows only its one token: the table here keeps them apart.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from keyvisor_firmware.broker.calls import CALLS
+from keyvisor_firmware.broker.errors import Failed
+from keyvisor_firmware.broker.guard.wrapped_keys import WrappedKeys
 from keyvisor_firmware.broker.hot.tables import ROWS
 from keyvisor_firmware.broker.one_at_a_time import Function, OneAtATime
 from keyvisor_firmware.broker.partition_room import PartitionRoom, count_token_objects
@@ -20,7 +24,9 @@ from keyvisor_hsm.cryptoki import CKR
 from keyvisor_hsm.cryptoki.mechanism_list import MechanismInfo, list_mechanisms
 from keyvisor_hsm.cryptoki.native import address_of_function
 from keyvisor_hsm.errors import ModuleRefused
-from keyvisor_hsm.partitions import Partition, PartitionKeys
+from keyvisor_hsm.partitions import Partition, PartitionKeys, exclusive
+
+_SETTLING: Final = "settling.lock"
 
 Owner = tuple[
     object, int, int
@@ -37,6 +43,8 @@ class KeyStore:
     __slots__ = (
         "_mechanisms",
         "_partition",
+        "_settling",
+        "_wrapped",
         "call",
         "functions",
         "opening",
@@ -49,7 +57,9 @@ class KeyStore:
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
-        self.call: Mapping[str, Function] = OneAtATime(partition.module.call)
+        self.call: Mapping[str, Function] = OneAtATime(
+            partition.module.call, lambda: exclusive(partition.directory)
+        )
         self.functions = function_addresses(self.call)
         self.slot = partition.slot
         self.owners: dict[int, Owner] = {}
@@ -58,6 +68,26 @@ class KeyStore:
         self.opening = threading.Lock()
         self.room = PartitionRoom(self.owners, lambda: count_token_objects(self.call, self.slot))
         self.users = 0
+        self._settling = threading.Lock()
+        self._wrapped: WrappedKeys | None = None
+
+    @property
+    def wrapped(self) -> WrappedKeys:
+        """What was wrapped in this partition."""
+        with self._settling:
+            if self._wrapped is None:
+                key = self._partition.secret_for(b"wrapped keys")
+                self._wrapped = WrappedKeys(self._partition.directory, key)
+            return self._wrapped
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[None]:
+        """Keep everybody else from deciding what a key of this partition is for. Raises Failed."""
+        try:
+            with self._settling, exclusive(self._partition.directory, _SETTLING):
+                yield
+        except OSError as error:
+            raise Failed(CKR.DEVICE_ERROR, f"the partition cannot be locked: {error.strerror}") from None
 
     @property
     def pins(self) -> PinFile:

@@ -32,19 +32,31 @@ CHANGING: Final = frozenset(
 # These look through it, and are beside each other.
 LOOKING: Final = frozenset(("C_FindObjectsInit",))
 RACING: Final = CHANGING | LOOKING
+_REWRITES: Final = "C_SetAttributeValue"  # writes the whole object
 
 
 class OneAtATime(Mapping[str, Function]):
-    """The functions of one instance. The lock is the instance's, and held inside the module only."""
+    """The functions of one instance. The lock is the instance's, and held inside the module only.
 
-    def __init__(self, functions: Mapping[str, Function]) -> None:
+    SoftHSM writes a changed object whole, as it knew it: so `across` keeps other processes from changing one at that time,
+    or a power that one takes away would come back with what the other writes.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, Function],
+        across: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._functions = functions
+        self._across = across
         self._lock = SharedLock()
 
     def __getitem__(self, name: str) -> Function:
         function = self._functions[name]
         if name in CHANGING:
-            return partial(self._within, self._lock.alone, function)
+            alone = partial(self._within, self._lock.alone, function)
+            # The lock across processes first: whoever wipes a partition holds it and destroys objects.
+            return partial(self._within, self._across, alone) if name == _REWRITES else alone
         return partial(self._within, self._lock.shared, function) if name in LOOKING else function
 
     def __contains__(self, name: object) -> bool:

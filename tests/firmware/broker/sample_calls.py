@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from keyvisor_firmware.broker.calls import Call, Role
-from keyvisor_hsm.cryptoki import CKM
+from keyvisor_hsm.cryptoki import CKA, CKM
 
 from .encoder import HANDSHAKE, Mechanism
 
-_DIGESTS: Final = {"C_DigestInit": Mechanism(CKM.SHA256)}
+_MECHANISMS: Final = {
+    "C_DigestInit": Mechanism(CKM.SHA256),
+    "C_UnwrapKey": Mechanism(CKM.AES_KEY_WRAP),
+}
+_TEMPLATES: Final[dict[str, Any]] = {"C_UnwrapKey": [(CKA.CLASS, 4)]}
 _FIRST: Final[dict[str, tuple[Any, ...]]] = {
     "C_Initialize": (HANDSHAKE, 0, b"\0"),
     "C_Login": (1, None),
@@ -35,9 +39,9 @@ def _argument(call: Call, role: Role, session: int, slot: int, handle: int, fixe
         case Role.SLOT:
             return slot
         case Role.MECHANISM:
-            return _DIGESTS.get(call.name, Mechanism(CKM.AES_ECB))
+            return _MECHANISMS.get(call.name, Mechanism(CKM.AES_ECB))
         case Role.TEMPLATE | Role.QUERY:
-            return []
+            return _TEMPLATES.get(call.name, [])
         case Role.ROOM | Role.ULONG_ROOM:
             return 256
         case Role.BYTE:
