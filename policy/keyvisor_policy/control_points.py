@@ -24,6 +24,10 @@ Kind = Literal["mechanism", "template", "use"]
 
 _REMEMBERED: Final = 4096  # decisions
 
+SIZES: Final[Mapping[int, int]] = {0x121: 0x120, 0x133: 0x130}
+"""CKA_MODULUS_BITS -> CKA_MODULUS, CKA_PRIME_BITS -> CKA_PRIME: a private key does not tell its size, nor does the template
+of a key that is taken in. Where the number itself is there, its length is the size."""
+
 
 class Unreadable(Exception):
     """A condition meets a value that is not of the attribute's kind."""
@@ -193,7 +197,7 @@ class ControlPoints:
         A deny wins over an allow; an allow of the file wins over a deny of a profile; no point = allowed. A point that
         meets a value that it cannot read refuses.
         """
-        template, key = template or _NOTHING, key or _NOTHING
+        template, key = _with_sizes(template or _NOTHING), _with_sizes(key or _NOTHING)
         template_types, key_types = self._looked_at(call, mechanism, rule)
         looked_at = (
             *[template.get(type_) for type_ in template_types],
@@ -219,12 +223,12 @@ class ControlPoints:
         return tuple([point for point in by_mechanism.of(mechanism) if point.on is None or point.on == rule])
 
     def template_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
-        """The attributes that points look at in what such a call asks for."""
-        return self._looked_at(call, mechanism, rule)[0]
+        """The attributes that points look at in what such a call asks for, and those that sizes are told by."""
+        return _to_be_read(self._looked_at(call, mechanism, rule)[0])
 
     def key_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
-        """The attributes that points look at in the key that such a call uses."""
-        return self._looked_at(call, mechanism, rule)[1]
+        """The attributes that points look at in the key that such a call uses, and those that sizes are told by."""
+        return _to_be_read(self._looked_at(call, mechanism, rule)[1])
 
     def _looked_at(
         self, call: str, mechanism: int | None, rule: str | None
@@ -262,6 +266,19 @@ class ControlPoints:
     def from_json(cls, value: Any) -> ControlPoints:
         """The points that `to_json` wrote. Raises LookupError, TypeError, ValueError for anything else."""
         return cls(_read_point(one) for one in value)
+
+
+def _with_sizes(template: Template) -> Template:
+    told = {
+        bits: int.from_bytes(number).bit_length()
+        for bits, of in SIZES.items()
+        if isinstance(number := template.get(of), bytes)
+    }
+    return {**template, **told} if told else template
+
+
+def _to_be_read(types: frozenset[int]) -> frozenset[int]:
+    return types | {of for bits, of in SIZES.items() if bits in types}
 
 
 class _Any(frozenset[str]):

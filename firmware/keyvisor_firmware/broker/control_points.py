@@ -95,6 +95,8 @@ UNCHANGING: Final = frozenset(
         CKA.MODULUS_BITS,
         CKA.MODULUS,
         CKA.PUBLIC_EXPONENT,
+        CKA.PRIME,
+        CKA.PRIME_BITS,
         CKA.VALUE_LEN,
         CKA.EC_PARAMS,
         CKA.EC_POINT,
