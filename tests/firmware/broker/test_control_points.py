@@ -285,6 +285,49 @@ def test_administration_is_refused(bench: Bench, application: Application) -> No
     assert application.rv("C_InitPIN", session, b"123456") == refused
 
 
+@pytest.mark.parametrize("profile", ["no-export", "sign-only"])
+def test_the_state_of_an_operation_is_not_told(profile: str, bench: Bench, application: Application) -> None:
+    session = application.session()
+    assert application.rv("C_GetOperationState", session, 64) == CKR.FUNCTION_NOT_SUPPORTED  # SoftHSM's own
+    bench.control(control(profiles=profile))
+    assert application.rv("C_GetOperationState", session, 64) == CKR.KEY_FUNCTION_NOT_PERMITTED
+
+
+def test_nothing_is_derived(bench: Bench, application: Application) -> None:
+    session = application.session()
+    key = aes(application, session, (CKA.DERIVE, True), (CKA.EXTRACTABLE, True), (CKA.SENSITIVE, False))
+    made = [(CKA.CLASS, 4), (CKA.KEY_TYPE, 0x1F), (CKA.VALUE_LEN, 16), (CKA.PRIVATE, False)]
+
+    def derive() -> int:
+        return application.rv("C_DeriveKey", session, Mechanism(CKM.AES_ECB_ENCRYPT_DATA), key, made)
+
+    def digest() -> int:
+        application.call("C_DigestInit", session, Mechanism(CKM.SHA256))
+        return application.rv("C_DigestKey", session, key)
+
+    # Its parameter does not travel (docs/mechanisms.md): that it is missed says that the call was let through.
+    assert derive() == CKR.MECHANISM_PARAM_INVALID
+    assert digest() == CKR.OK
+    application.call("C_DigestFinal", session, 64)
+    bench.control(control(profiles="sign-only"))
+    assert derive() == CKR.KEY_FUNCTION_NOT_PERMITTED
+    assert digest() == CKR.KEY_FUNCTION_NOT_PERMITTED
+
+
+@pytest.mark.parametrize("profile", ["modern-only", "fips2021-like"])
+def test_ciphers_that_the_module_does_not_have_are_refused_by_name(
+    profile: str, bench: Bench, application: Application
+) -> None:
+    session = application.session()
+    for point in (None, "no RC2 and RC4"):
+        rv = application.rv("C_GenerateKey", session, Mechanism(CKM.RC4_KEY_GEN), [(CKA.VALUE_LEN, 16)])
+        assert rv == CKR.MECHANISM_INVALID
+        assert [refused.because.point for _, refused in bench.refused if refused.because] == [point] * bool(
+            point
+        )
+        bench.control(control(profiles=profile))
+
+
 def test_giving_up_is_never_refused(bench: Bench, application: Application) -> None:
     session = application.session()
     bench.control(control(profiles="read-only"))
