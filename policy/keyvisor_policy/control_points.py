@@ -29,6 +29,9 @@ SIZES: Final[Mapping[int, int]] = {0x121: 0x120, 0x133: 0x130}
 of a key that is taken in. Where the number itself is there, its length is the size."""
 
 
+TELL_SIZES: Final = frozenset(SIZES.values())
+
+
 class Unreadable(Exception):
     """A condition meets a value that is not of the attribute's kind."""
 
@@ -197,7 +200,7 @@ class ControlPoints:
         A deny wins over an allow; an allow of the file wins over a deny of a profile; no point = allowed. A point that
         meets a value that it cannot read refuses.
         """
-        template, key = _with_sizes(template or _NOTHING), _with_sizes(key or _NOTHING)
+        template, key = with_sizes(template or _NOTHING), with_sizes(key or _NOTHING)
         template_types, key_types = self._looked_at(call, mechanism, rule)
         looked_at = (
             *[template.get(type_) for type_ in template_types],
@@ -268,7 +271,8 @@ class ControlPoints:
         return cls(_read_point(one) for one in value)
 
 
-def _with_sizes(template: Template) -> Template:
+def with_sizes(template: Template) -> Template:
+    """The same, with the sizes that its numbers tell."""
     told = {
         bits: int.from_bytes(number).bit_length()
         for bits, of in SIZES.items()

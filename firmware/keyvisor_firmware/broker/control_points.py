@@ -19,7 +19,15 @@ from keyvisor_firmware.broker.read_attributes import read_attributes
 from keyvisor_hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
 from keyvisor_hsm.cryptoki.flags import FUNCTIONS_OF_MECHANISMS
 from keyvisor_hsm.cryptoki.native import ULONG, Attribute, Mechanism
-from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints, Decision, Template, Value
+from keyvisor_policy.control_points import (
+    NO_CONTROL_POINTS,
+    TELL_SIZES,
+    ControlPoints,
+    Decision,
+    Template,
+    Value,
+    with_sizes,
+)
 
 if TYPE_CHECKING:
     from keyvisor_firmware.broker.connection import Connection
@@ -60,6 +68,9 @@ class Control:
         """What the points say about a call on this HSM."""
         return self.points.decide(call, mechanism, template, key, self.rule)
 
+
+NOT_THERE: Final = "(not there)"
+"""What is told of an attribute that was looked at and was not there."""
 
 UNCONTROLLED: Final = Control()
 
@@ -331,7 +342,12 @@ def _refused(
 
 
 def _shown(values: Template, types: frozenset[int], what: str) -> dict[str, str]:
-    return {f"{what}{_name(type_)}": _text(values[type_]) for type_ in sorted(types) if type_ in values}
+    """A size stands for the long number that tells it."""
+    told = with_sizes(values)
+    return {
+        f"{what}{_name(type_)}": _text(told[type_]) if type_ in told else NOT_THERE
+        for type_ in sorted(types - TELL_SIZES)
+    }
 
 
 def _name(type_: int) -> str:
@@ -341,4 +357,8 @@ def _name(type_: int) -> str:
 def _text(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else f"0x{value.hex()}"
+    if isinstance(value, int):
+        return str(value)
+    text = value.decode(errors="replace")
+    plain = text.isprintable() and "\ufffd" not in text and not text.startswith(("0x", NOT_THERE[0]))
+    return text if plain else f"0x{value.hex()}"

@@ -202,12 +202,13 @@ def replay(
     """
     from keyvisor_firmware.audit_log.reading import events_of, records_of
     from keyvisor_firmware.audit_log.replaying import replay as replayed
+    from keyvisor_firmware.audit_log.replaying_calls import call_again
     from keyvisor_firmware.cli.audit_printing import print_replay
     from keyvisor_policy import load
 
     new = load(policy)
     with records_of(_directory(context, state)) as records:
-        found = replayed(events_of(records, guest), new)
+        found = replayed(events_of(records, guest), new, call_again)
     print_replay(found, as_json=as_json)
 
 
