@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from keyvisor_firmware.broker.guard.roles import ALL_POWERS
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
 
@@ -152,7 +153,9 @@ class FakeModule:
         if number not in self._objects:
             return int(CKR.OBJECT_HANDLE_INVALID)
         changed = {type_: _read(at, length) or b"" for type_, at, length in _raw(template, count)}
-        self._objects[number] |= {type_: value for type_, value in changed.items() if type_ not in _ONE_BYTE}
+        self._objects[number] |= {
+            type_: value for type_, value in changed.items() if type_ not in _ONE_BYTE or type_ in ALL_POWERS
+        }
         return 0
 
     def measures(self, name: str, session: int, number: int, size: int) -> int:
