@@ -1,4 +1,4 @@
-"""Wrap and sign raw: an RSA signature without padding is a decryption, so CKA_SIGN opens what the public half closed (a1, asymmetric)."""
+"""Wrap and sign raw (a1, asymmetric): an RSA signature without padding is a decryption, and opens what the public half closed."""
 
 from conformance.attacks.token import CKA, CKM, PKCS1, Mechanism, Token
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from keyvisor_firmware.broker.guard.roles import ALL_POWERS
 from keyvisor_firmware.broker.key_store import KeyStore
 from keyvisor_hsm.cryptoki import CKA, CKM, CKR
 
@@ -153,9 +152,7 @@ class FakeModule:
         if number not in self._objects:
             return int(CKR.OBJECT_HANDLE_INVALID)
         changed = {type_: _read(at, length) or b"" for type_, at, length in _raw(template, count)}
-        self._objects[number] |= {
-            type_: value for type_, value in changed.items() if type_ not in _ONE_BYTE or type_ in ALL_POWERS
-        }
+        self._objects[number] |= {type_: value for type_, value in changed.items() if type_ not in _ONE_BYTE}
         return 0
 
     def measures(self, name: str, session: int, number: int, size: int) -> int:
@@ -296,7 +293,15 @@ def _leave(value: bytes, out: int, room: int) -> int:
     return 0
 
 
+_WORKS_ON_DATA: Final = {
+    **dict.fromkeys((CKA.DECRYPT, CKA.MODIFIABLE, CKA.LOCAL, CKA.EXTRACTABLE), b"\1"),
+    **dict.fromkeys((CKA.WRAP, CKA.UNWRAP, CKA.TRUSTED, CKA.WRAP_WITH_TRUSTED), b"\0"),
+}
+
+
 def _value(type_: int) -> bytes | None:
+    if type_ in _WORKS_ON_DATA:
+        return _WORKS_ON_DATA[CKA(type_)]
     drawn = hashlib.sha256(b"%d" % type_).digest()
     if type_ in _ONE_BYTE:
         return drawn[:1]
