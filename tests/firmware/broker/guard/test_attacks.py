@@ -30,7 +30,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "tokens").mkdir()
     configuration = home / "softhsm2.conf"
     configuration.write_text(f"directories.tokendir = {home / 'tokens'}\n")
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "plain", "--pin", "1234", "--so-pin", "1234"]
+    command = [
+        "softhsm2-util",
+        "--init-token",
+        "--free",
+        "--label",
+        "plain",
+        "--pin",
+        "1234",
+        "--so-pin",
+        "1234",
+    ]
     environment = {**os.environ, "SOFTHSM2_CONF": str(configuration)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return configuration
