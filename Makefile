@@ -1,5 +1,5 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup compiler demo test fuzz lint bench conformance docs clean
+.PHONY: setup compiler demo test search fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
@@ -13,6 +13,10 @@ demo: setup
 
 test: compiler setup
 	@$(V)/python -m pytest $(ARGS)
+
+# Sequences of five calls that might bring a key out: make search ARGS="-k python"
+search: compiler setup
+	@KEYVISOR_TEST_SEARCH_DEPTH=5 $(V)/python -m pytest tests/firmware/broker/guard/test_search.py --timeout 14400 $(ARGS)
 
 # One target under atheris, where it is installed: make fuzz ARGS="gate -max_total_time=600"
 fuzz: setup

@@ -35,6 +35,7 @@ class Key:
     session: Session | None
     maker: str
     gone: str | None = None
+    wraps: bool = False  # works on other keys, and so not on data
 
 
 @dataclass(eq=False)

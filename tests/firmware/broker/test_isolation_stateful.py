@@ -31,6 +31,7 @@ MASTER_KEYS: Final = {CRYPTO: "red", SPARE: "red", OTHER: "blue"}
 SECRETS: Final = (SECRET, OTHER_SECRET)
 MOST_OBJECTS: Final = 8  # of one partition: past them more are destroyed than made
 BLOCK: Final = bytes(16)
+OTHER_SIDE: Final = frozenset((CKR.KEY_FUNCTION_NOT_PERMITTED,))
 
 
 @dataclass
@@ -220,9 +221,12 @@ class Driver:
         handle = self.session(client)
         token, private = self.random.random() < 0.4, self.random.random() < 0.5
         made_in = None if token else client.model.sessions.get(handle)
-        key = Key(next(self.labels), private, made_in, client.guest)
+        wraps = self.random.random() < 0.5
+        key = Key(next(self.labels), private, made_in, client.guest, wraps=wraps)
         template = [
-            *((type_, True) for type_ in (CKA.ENCRYPT, CKA.WRAP, CKA.EXTRACTABLE)),
+            *((type_, wraps) for type_ in (CKA.WRAP, CKA.UNWRAP)),
+            *((type_, not wraps) for type_ in (CKA.ENCRYPT, CKA.DECRYPT)),
+            (CKA.EXTRACTABLE, True),
             (CKA.VALUE_LEN, 32),
             (CKA.LABEL, key.label),
             (CKA.TOKEN, token),
@@ -238,7 +242,8 @@ class Driver:
         right, original = self.shadow.use(client.model, handle, number)
         token, label = self.random.random() < 0.3, next(self.labels)
         made_in = None if token else client.model.sessions.get(handle)
-        key = Key(label, original is not None and original.private, made_in, client.guest)
+        private, wraps = (original.private, original.wraps) if original is not None else (False, False)
+        key = Key(label, private, made_in, client.guest, wraps=wraps)
         self.make(
             client, handle, right, key, "C_CopyObject", number, [(CKA.LABEL, label), (CKA.TOKEN, token)]
         )
@@ -262,9 +267,11 @@ class Driver:
         client = self.client()
         handle = self.session(client)
         wrapping, wrapped = self.number(client, handle), self.number(client, handle)
-        one, _ = self.shadow.use(client.model, handle, wrapping)
+        one, by = self.shadow.use(client.model, handle, wrapping)
         other, _ = self.shadow.use(client.model, handle, wrapped)
         right = one | other if one >= DONE and other >= DONE else (one | other) - DONE
+        if by is not None and not by.wraps and right >= DONE:
+            right = (right - DONE) | OTHER_SIDE
         _, said = self.call(
             client, right, "C_WrapKey", handle, Mechanism(CKM.AES_KEY_WRAP), wrapping, wrapped, 256
         )
@@ -305,7 +312,9 @@ class Driver:
         client = self.client()
         handle = self.session(client)
         number = self.number(client, handle)
-        right, _ = self.shadow.use(client.model, handle, number)
+        right, key = self.shadow.use(client.model, handle, number)
+        if key is not None and key.wraps and right >= DONE:
+            right = (right - DONE) | OTHER_SIDE
         if self.shadow.is_active(client.model, handle):  # the module may look for either first
             right = (right - DONE) | shadow.ACTIVE
         rv, _ = self.call(client, right, "C_EncryptInit", handle, Mechanism(CKM.AES_ECB), number)

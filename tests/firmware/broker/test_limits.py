@@ -239,9 +239,18 @@ def makes(peer: Peer, session: int, key: int) -> dict[str, Callable[[], int]]:
 
 def filled(peer: Peer, session: int, count: int) -> list[int]:
     """The handles of that many keys, each other one kept in the token."""
-    flags = ((CKA.ENCRYPT, True), (CKA.WRAP, True), (CKA.UNWRAP, True), (CKA.DERIVE, True))
+    flags = [
+        (CKA.ENCRYPT, False),
+        (CKA.DECRYPT, False),
+        (CKA.WRAP, True),
+        (CKA.UNWRAP, True),
+        (CKA.DERIVE, True),
+    ]
+    more = [(CKA.VALUE_LEN, 16), (CKA.PRIVATE, False), (CKA.EXTRACTABLE, True), *flags]
+    generate = Mechanism(CKM.AES_KEY_GEN)
     return [
-        peer.clear_key(session, bytes(16), (CKA.TOKEN, bool(number % 2)), *flags) for number in range(count)
+        peer.call("C_GenerateKey", session, generate, [(CKA.TOKEN, bool(number % 2)), *more])
+        for number in range(count)
     ]
 
 

@@ -267,7 +267,7 @@ def test_two_gates_see_one_truth(machine: Machine) -> None:
     blob = wrap(first, s1, kek, aes(first, s1, *SECRET))
     assert second.rv("C_DecryptInit", s2, ECB, same) == CKR.KEY_FUNCTION_NOT_PERMITTED
     refused(CKR.TEMPLATE_INCONSISTENT, unwrap, second, s2, same, blob, (CKA.SENSITIVE, False))
-    directory = next(machine.partitions.iterdir())
+    assert (directory := next(machine.partitions.iterdir()))
     assert (directory / NAME).stat().st_mode & 0o77 == 0
 
 

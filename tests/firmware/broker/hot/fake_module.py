@@ -293,7 +293,15 @@ def _leave(value: bytes, out: int, room: int) -> int:
     return 0
 
 
+_WORKS_ON_DATA: Final = {
+    **dict.fromkeys((CKA.DECRYPT, CKA.MODIFIABLE, CKA.LOCAL, CKA.EXTRACTABLE), b"\1"),
+    **dict.fromkeys((CKA.WRAP, CKA.UNWRAP, CKA.TRUSTED, CKA.WRAP_WITH_TRUSTED), b"\0"),
+}
+
+
 def _value(type_: int) -> bytes | None:
+    if type_ in _WORKS_ON_DATA:
+        return _WORKS_ON_DATA[CKA(type_)]
     drawn = hashlib.sha256(b"%d" % type_).digest()
     if type_ in _ONE_BYTE:
         return drawn[:1]
