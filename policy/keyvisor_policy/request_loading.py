@@ -108,7 +108,9 @@ def _about_points(
         at: Path = (*path, number)
         name = entry.get("name")
         if isinstance(name, str) and name in lines:
-            message = f"name: {shown(name)} is the name of another control point already, in line {lines[name]}"
+            message = (
+                f"name: {shown(name)} is the name of another control point already, in line {lines[name]}"
+            )
             yield document.finding((*at, "name"), message)
         elif isinstance(name, str):
             lines[name] = document.place((*at, "name"))[0]
@@ -138,9 +140,10 @@ def _about_effect(document: Document, at: Path, entry: Mapping[str, object]) -> 
 
 
 def _about_condition(document: Document, path: Path, attribute: str, wanted: object) -> Iterator[Finding]:
-    place = document.place((*path, attribute))
+    place = document.key_place((*path, attribute))
     try:
         request_fields.attribute(attribute)
+        place = document.place((*path, attribute))
         request_fields.condition(attribute, wanted)
     except ValueError as error:
         about = f"{attribute}: {error}" if attribute not in str(error) else str(error)
