@@ -183,7 +183,7 @@ def test_a_mechanism_is_served_unless_every_request_for_it_would_be_refused(
 
 
 def test_calls_are_those_that_points_name_or_any() -> None:
-    assert ControlPoints([RAW_ALLOWED]).calls == {SIGN}
+    assert ControlPoints([RAW_ALLOWED]).calls == frozenset({SIGN})
     assert "C_Anything" in ControlPoints([RAW_ALLOWED, NO_RAW]).calls
     assert SIGN not in NO_CONTROL_POINTS.calls
 

@@ -67,6 +67,10 @@ def meeting(conditions: tuple[Condition, ...]) -> Template:
     return {one.attribute: _meeting(one) for one in conditions}
 
 
+def _mechanisms(point: ControlPoint) -> list[int | None]:
+    return [*sorted(point.mechanisms)] or [None]
+
+
 def _meeting(condition: Condition) -> Value:
     match condition.one_of[0]:
         case Is(bytes() as value):
@@ -88,7 +92,7 @@ def test_each_control_point_refuses_what_it_is_about_and_no_other_does_it_alone(
     template, key = meeting(point.template), meeting(point.key)
     profile = parse(f"version: 1\nrequests: {{profiles: [{name}]}}").control_points
     for call in sorted(point.calls) or ["C_SignInit"]:
-        for mechanism in sorted(point.mechanisms) or [None]:
+        for mechanism in _mechanisms(point):
             assert not profile.decide(call, mechanism, template, key, None).allowed
             alone = ControlPoints([point]).decide(call, mechanism, template, key, None)
             assert (alone.allowed, alone.point) == (False, point)
@@ -96,7 +100,7 @@ def test_each_control_point_refuses_what_it_is_about_and_no_other_does_it_alone(
     assert any(
         without.decide(call, mechanism, template, key, None).allowed
         for call in sorted(point.calls) or ["C_SignInit"]
-        for mechanism in sorted(point.mechanisms) or [None]
+        for mechanism in _mechanisms(point)
     ), "the others refuse all of it"
 
 

@@ -181,7 +181,7 @@ def test_a_call_that_is_decided_elsewhere_leads_there(call: str) -> None:
 
 @pytest.mark.parametrize("call", FORMS)
 def test_a_call_covers_its_other_forms(call: str) -> None:
-    assert points(f"  - {{name: a, deny: {{call: {call}}}}}\n").calls == {call, *FORMS[call]}
+    assert points(f"  - {{name: a, deny: {{call: {call}}}}}\n").calls == frozenset({call, *FORMS[call]})
 
 
 @pytest.mark.parametrize(
