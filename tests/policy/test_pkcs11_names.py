@@ -9,10 +9,12 @@ import pytest
 
 from keyvisor_firmware.broker.attributes import VALUE_CLASSES, ValueClass
 from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Role
-from keyvisor_firmware.broker.control_points import HANDLE_CODES
-from keyvisor_hsm.cryptoki import CKA, CKK, CKM, CKO
-from keyvisor_policy.pkcs11.calls import DECIDED_AT, FORMS
+from keyvisor_firmware.broker.control_points import _HALVES, _MADE_BY, CODES, HANDLE_CODES
+from keyvisor_hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
+from keyvisor_policy import questions
+from keyvisor_policy.pkcs11.calls import DECIDED_AT, FORMS, WITH_KEY, WITH_MECHANISM, WITH_TEMPLATE, named
 from keyvisor_policy.pkcs11.curves import CURVES
+from keyvisor_policy.pkcs11.implied import CLASSES_MADE, KEY_TYPES_MADE
 from keyvisor_policy.pkcs11.kinds import EC_PARAMS, KEY_MATERIAL, NAMED, NOT_FLAT, NUMBERS, TRUTH_VALUES
 from keyvisor_policy.pkcs11.names import ATTRIBUTES, KEY_TYPES, MECHANISMS, OBJECT_CLASSES
 
@@ -114,3 +116,30 @@ def test_what_uses_an_operation_comes_after_a_decision() -> None:
         "C_DecryptVerifyUpdate",
     }
     assert using - two_at_once <= set(DECIDED_AT)
+
+
+def having(*roles: Role) -> set[str]:
+    return {call for call in FORMS if set(roles) & set(BY_NAME[call].roles)}
+
+
+def test_what_a_call_is_judged_by_is_what_it_has() -> None:
+    assert having(Role.MECHANISM) == WITH_MECHANISM
+    assert having(Role.TEMPLATE) | {"C_WrapKey"} == WITH_TEMPLATE  # of which the key that goes out is judged
+    assert having(*HANDLE_CODES) == WITH_KEY
+
+
+def test_a_form_goes_by_the_name_of_its_call() -> None:
+    assert {form: named(form) for forms in FORMS.values() for form in forms} == {
+        form: call for call, forms in FORMS.items() for form in forms
+    }
+    assert named("C_SignInit") == "C_SignInit"
+
+
+def test_tools_take_for_implied_what_the_gate_takes_for_implied() -> None:
+    assert {int(mechanism): int(made) for mechanism, made in _MADE_BY.items()} == KEY_TYPES_MADE
+    assert CLASSES_MADE["C_GenerateKeyPair"] == tuple(map(int, _HALVES))
+    assert CLASSES_MADE["C_GenerateKey"] == (int(CKO.SECRET_KEY),)
+
+
+def test_tools_say_the_codes_that_the_gate_answers() -> None:
+    assert {kind: CKR[code.removeprefix("CKR_")] for kind, code in questions.CODES.items()} == CODES

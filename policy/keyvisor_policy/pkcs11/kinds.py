@@ -31,10 +31,10 @@ NAMED: Final[Mapping[int, Mapping[str, int]]] = {
 
 EC_PARAMS: Final = ATTRIBUTES["CKA_EC_PARAMS"]
 
-NOT_FLAT: Final = _numbers("ALLOWED_MECHANISMS WRAP_TEMPLATE UNWRAP_TEMPLATE DERIVE_TEMPLATE START_DATE END_DATE")
+NOT_FLAT: Final = _numbers(
+    "ALLOWED_MECHANISMS WRAP_TEMPLATE UNWRAP_TEMPLATE DERIVE_TEMPLATE START_DATE END_DATE"
+)
 """Lists, templates and dates: no condition speaks of them."""
 
-KEY_MATERIAL: Final = _numbers(
-    "VALUE PRIVATE_EXPONENT PRIME_1 PRIME_2 EXPONENT_1 EXPONENT_2 COEFFICIENT"
-)
+KEY_MATERIAL: Final = _numbers("VALUE PRIVATE_EXPONENT PRIME_1 PRIME_2 EXPONENT_1 EXPONENT_2 COEFFICIENT")
 """What no policy looks at: refusals and logs say what was looked at."""
