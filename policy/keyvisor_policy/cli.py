@@ -15,6 +15,7 @@ from keyvisor_policy.cli_arguments import Files, Json
 from keyvisor_policy.cli_convert import convert
 from keyvisor_policy.cli_explain import explain
 from keyvisor_policy.cli_plan import plan
+from keyvisor_policy.cli_profile import profile
 from keyvisor_policy.cli_prove import diff, prove
 from keyvisor_policy.cli_schema import schema
 from keyvisor_policy.cli_test import run_cases
@@ -57,6 +58,7 @@ app.command("test")(run_cases)
 app.command()(explain)
 app.command()(prove)
 app.command()(diff)
+app.command()(profile)
 app.command()(convert)
 app.command()(schema)
 

@@ -40,16 +40,26 @@ def compiled_requests(document: Document, requests: RequestsFields | None) -> Co
 @cache
 def profile_points(name: str) -> tuple[ControlPoint, ...]:
     """The control points of a profile that ships with the package. Raises LookupError for any other name."""
-    if name not in PROFILES:
-        raise LookupError(name)
-    document = read_document(profile_text(name), f"profile {name}")
-    profile = validate(document, ProfileFields)
+    document, profile = _profile(name)
     wrong = ordered(_about_points(document, _list(document, "rules"), ("rules",), ()))
     assert not wrong, wrong  # noqa: S101 - tests read every profile
     return tuple(
         _point(entry, name, f"{document.source}:{document.place(('rules', number))[0]}")
         for number, entry in enumerate(profile.rules)
     )
+
+
+def profile_about(name: str) -> str:
+    """What a profile is for, in a line. Raises LookupError for what is no profile."""
+    return _profile(name)[1].about
+
+
+@cache
+def _profile(name: str) -> tuple[Document, ProfileFields]:
+    if name not in PROFILES:
+        raise LookupError(name)
+    document = read_document(profile_text(name), f"profile {name}")
+    return document, validate(document, ProfileFields)
 
 
 def entries(document: Document) -> list[object]:
@@ -140,9 +150,10 @@ def _about_effect(document: Document, at: Path, entry: Mapping[str, object]) -> 
 
 
 def _about_condition(document: Document, path: Path, attribute: str, wanted: object) -> Iterator[Finding]:
-    place = document.place((*path, attribute))
+    place = document.key_place((*path, attribute))
     try:
         request_fields.attribute(attribute)
+        place = document.place((*path, attribute))
         request_fields.condition(attribute, wanted)
     except ValueError as error:
         about = f"{attribute}: {error}" if attribute not in str(error) else str(error)

@@ -54,3 +54,48 @@ DECIDED_AT: Final[dict[str, str]] = {
     },
 }
 """A call that comes after the decision, or in another form -> the call that a policy names instead."""
+
+_OF_A_KEY: Final = (
+    *(
+        f"C_{operation}Init"
+        for operation in ("Encrypt", "Decrypt", "Sign", "SignRecover", "Verify", "VerifyRecover")
+    ),
+    "C_WrapKey",
+    "C_UnwrapKey",
+    "C_DeriveKey",
+)
+
+WITH_MECHANISM: Final = frozenset((*_OF_A_KEY, "C_DigestInit", "C_GenerateKey", "C_GenerateKeyPair"))
+"""Of FORMS the calls that have a mechanism: no other can meet a control point that names one."""
+
+WITH_TEMPLATE: Final = frozenset(
+    (
+        "C_CreateObject",
+        "C_CopyObject",
+        "C_SetAttributeValue",
+        "C_GenerateKey",
+        "C_GenerateKeyPair",
+        "C_WrapKey",
+        "C_UnwrapKey",
+        "C_DeriveKey",
+    )
+)
+"""Those that make, change or let out an object: `template` is the object as it would be."""
+
+WITH_KEY: Final = frozenset(
+    (
+        *_OF_A_KEY,
+        "C_SetOperationState",
+        "C_CopyObject",
+        "C_DestroyObject",
+        "C_GetAttributeValue",
+        "C_SetAttributeValue",
+        "C_DigestKey",
+    )
+)
+"""Those that use a key, or another object, that is there."""
+
+
+def named(call: str) -> str:
+    """The name that a policy has for a call: itself, or the call of which it is a form."""
+    return call if call in FORMS else DECIDED_AT.get(call, call)

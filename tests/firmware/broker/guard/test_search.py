@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from conformance.attacks.token import RefusedByToken, Token
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from conformance.attacks.token import RefusedByToken, Token
 from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM
