@@ -13,12 +13,12 @@ from keyvisor_policy.request_loading import profile_points
 
 LIST = """\
 profile        about                                                                                         control points
-no-export      no key leaves an HSM, and none is made so that it could                                       3
+no-export      no key leaves an HSM, and none is made so that it could                                       4
 modern-only    no MD5, SHA-1, DES, RC2 and RC4, no RSA below 3072 bits, no raw RSA, no curve below 256 bits  12
 fips2021-like  what SP 800-131A r2 allows, legacy use included                                               10
 bsi-like       what TR-02102-1 recommends, 120 bits of security                                              10
 sign-only      keys sign and verify, and do nothing else                                                     5
-read-only      nothing is made, changed or destroyed                                                         4
+read-only      what the token keeps stays as it is                                                           4
 no-admin       applications change no PIN and empty no partition                                             2
 """
 

@@ -57,6 +57,7 @@ BY_AP_CODE: Final[Mapping[ApCode, Remedy]] = {
     ApCode.ASSOCIATION_FAILED: Remedy(
         "the key partition opens; the failed association is ended first", _AGAIN
     ),
+    ApCode.PLAN_OUTDATED: Remedy("the HSMs are what the plan was made from: plan again", (_LOOK, _APPLY)),
     ApCode.NOT_OPEN_YET: Remedy(
         "the guest's secret store is locked", (_ADD, "keyvisor guest secret lock --guest {guest}")
     ),
@@ -100,8 +101,13 @@ BY_CK_RV: Final[Mapping[str, Remedy]] = {
     ),
     "CKR_MECHANISM_INVALID": Remedy("no control point of the guest's policy denies the mechanism", _POINT),
     "CKR_TEMPLATE_INCONSISTENT": Remedy("no control point of the guest's policy denies the template", _POINT),
+    "CKR_TEMPLATE_INCOMPLETE": Remedy("the template says what is made: CKA_CLASS and CKA_KEY_TYPE", (_LOOK,)),
     "CKR_KEY_FUNCTION_NOT_PERMITTED": Remedy(
         "no control point of the guest's policy denies the use, and the key was made for it", _POINT
+    ),
+    "CKR_DEVICE_MEMORY": Remedy(
+        "there is room in the partition for what was wrapped: another secret leads to an empty partition",
+        (_ADD, _UNBIND, _BIND, _ASSOCIATE),
     ),
 }
 

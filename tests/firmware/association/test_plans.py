@@ -59,10 +59,11 @@ POINTS = [
     "done",
     "recorded",
     "written",
+    "signed",
     COMMITTED,
     FOLLOWED,
 ]
-LAST = POINTS.index("written")  # after it the command is committed
+LAST = POINTS.index("signed")  # after it the command is committed
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_who_looks_at_any_point_sees_the_old_state_or_the_new(
 
         def look(point: str) -> None:
             asked.extend(others.submit(one) for one in looks)
-            if fails and point == "written":
+            if fails and point == "signed":
                 raise Mishap(point)
 
         with pytest.raises(Mishap) if fails else contextlib.nullcontext():
