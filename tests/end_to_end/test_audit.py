@@ -22,7 +22,6 @@ def story(world: World) -> None:
     world.add_secret("payments", "signing")
     other = world.policy("signing", serial="93AADFK719460099")
     world.keyvisor("guest", "apply", "--guest", "payments", "--partial", "--no-strict", other).ok()
-    world.keyvisor("guest", "bind", "--guest", "payments", HSM).ok()
     world.keyvisor("guest", "associate", "--guest", "payments", HSM, "--secret", "signing").refused()
     (world.directory / "key.pem").write_text(world.keyvisor("audit", "key").ok())
     (world.directory / "head").write_text(world.keyvisor("audit", "head").ok())
