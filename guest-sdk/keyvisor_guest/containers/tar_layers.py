@@ -23,9 +23,9 @@ from keyvisor_guest.containers.tar_headers import (
     parse_time,
 )
 
-__all__ = ["Entry", "Kind", "LayerReader", "Path", "path_of"]
+__all__ = ["Entry", "EntryPath", "Kind", "LayerReader", "path_of"]
 
-Path = tuple[bytes, ...]
+EntryPath = tuple[bytes, ...]
 
 CHUNK = 256 << 10
 _WHITEOUT = b".wh."
@@ -84,7 +84,7 @@ class Entry:
     bytes in pieces that are multiples of 4096 but for the last, and is good until the next entry is asked for.
     """
 
-    path: Path
+    path: EntryPath
     kind: Kind
     mode: int = 0
     uid: int = 0
@@ -92,7 +92,7 @@ class Entry:
     mtime: int = 0
     size: int = 0
     link: bytes = b""
-    target: Path = ()
+    target: EntryPath = ()
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     data: Iterator[bytes] = field(default=iter(()), compare=False, repr=False)
@@ -182,7 +182,7 @@ class LayerReader:
                 raise ImageRefused("a layer goes on behind the end of its archive: build the image again")
 
 
-def path_of(name: bytes, limits: Limits) -> Path:
+def path_of(name: bytes, limits: Limits) -> EntryPath:
     """The parts of a name in a tar archive, which is meant from the root of the volume. Raises ImageRefused."""
     if len(name) > limits.path_bytes or b"\0" in name:
         raise ImageRefused(
@@ -236,7 +236,7 @@ def _entry(
     )
 
 
-def _whiteout(path: Path, kind: Kind) -> tuple[Path, Kind]:
+def _whiteout(path: EntryPath, kind: Kind) -> tuple[EntryPath, Kind]:
     """A name that begins with `.wh.` is no file of the image but says what is gone (layer.md, Whiteouts)."""
     if any(part.startswith(_WHITEOUT) for part in path[:-1]):
         raise ImageRefused(f"{_shown(b'/'.join(path))} has a whiteout for a parent: build the image again")

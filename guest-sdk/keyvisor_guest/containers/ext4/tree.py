@@ -1,0 +1,221 @@
+"""The tree of names in a volume that is being written: looked up, linked, deleted, and which of it this layer wrote.
+
+Resolution is scoped: no name and no symlink leads above the volume's root. Knows inodes by number, and no tar.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+
+from keyvisor_guest.containers.errors import ImageRefused
+from keyvisor_guest.containers.ext4.inodes import (
+    INODE_SIZE,
+    ROOT,
+    Inode,
+    directory_entries,
+    file_type,
+    set_links,
+    set_metadata,
+)
+from keyvisor_guest.containers.ext4.library import Filesystem
+
+__all__ = ["Tree", "shown"]
+
+_MOST_LINKS = 65_000  # EXT4_LINK_MAX
+_IMPLIED_MODE = 0o755
+
+
+class Tree:
+    """Names over inodes. A directory's names are read once and then kept, so a layer's cost grows with what it touches."""
+
+    def __init__(self, filesystem: Filesystem, symlink_hops: int) -> None:
+        self._filesystem = filesystem
+        self._symlink_hops = symlink_hops
+        self._names: dict[int, dict[bytes, int]] = {}
+        self._parents: dict[int, int] = {ROOT: ROOT}
+        self._written: dict[
+            int, set[bytes]
+        ] = {}  # by directory: the names that this layer made or went through
+
+    def find(self, directory: int, name: bytes) -> int | None:
+        """The inode that a name in a directory leads to."""
+        return self._list(directory).get(name)
+
+    def inode(self, number: int) -> Inode:
+        """An inode's fields."""
+        return Inode.parse(self._filesystem.read_inode(number))
+
+    def directory(self, path: tuple[bytes, ...], *, create: bool) -> int | None:
+        """The directory at `path`, symlinks followed; with `create`, what is missing on the way is made as root's.
+
+        Without, None where something is missing. Raises ImageRefused for what is no directory, and for too many hops.
+        """
+        current, todo, hops = ROOT, list(reversed(path)), 0
+        while todo:
+            name = todo.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                current = self._parents[current]
+                continue
+            number = self.find(current, name)
+            if number is None:
+                if not create:
+                    return None
+                number = self.make_directory(current, name)
+                self._set_implied(number)
+            inode = self.inode(number)
+            if inode.is_symlink:
+                hops += 1
+                if hops > self._symlink_hops:
+                    raise ImageRefused(
+                        f"{shown(path)} leads through more than {self._symlink_hops} symlinks: remove the loop"
+                    )
+                target = self._target(number, inode)
+                todo.extend(reversed(target.split(b"/")))
+                current = ROOT if target.startswith(b"/") else current
+                continue
+            if not inode.is_directory:
+                raise ImageRefused(
+                    f"{shown(path)} leads through a file that is no directory: build the image again"
+                )
+            if create:
+                self._write(current, name)
+            self._parents[number] = current
+            current = number
+        return current
+
+    def make_directory(self, parent: int, name: bytes) -> int:
+        """A new, empty directory under a name that is free."""
+        if self.inode(parent).links >= _MOST_LINKS:
+            raise ImageRefused(
+                f"a directory has more than {_MOST_LINKS - 2} directories in it: spread them over several"
+            )
+        number = self._filesystem.allocate_inode(parent, stat.S_IFDIR)
+        self._filesystem.make_directory(parent, number)
+        self._names[number] = {}
+        self._parents[number] = parent
+        self.link(parent, name, number, stat.S_IFDIR)
+        return number
+
+    def make(self, parent: int, name: bytes, inode: bytearray) -> int:
+        """A new file or device under a name that is free."""
+        mode = struct.unpack_from("<H", inode)[0]
+        number = self._filesystem.allocate_inode(parent, mode)
+        self._filesystem.count_inode(number, 1, directory=False)
+        self._filesystem.write_inode(number, inode)
+        self.link(parent, name, number, mode)
+        return number
+
+    def make_symlink(self, parent: int, name: bytes, target: bytes) -> int:
+        """A new symlink under a name that is free."""
+        number = self._filesystem.allocate_inode(parent, stat.S_IFLNK)
+        self._filesystem.make_symlink(parent, number, target)
+        self.link(parent, name, number, stat.S_IFLNK)
+        return number
+
+    def link(self, parent: int, name: bytes, number: int, mode: int) -> None:
+        """A name, free until now, for an inode that is there. The count of links is the caller's."""
+        self._filesystem.link(parent, name, number, file_type(mode))
+        self._list(parent)[name] = number
+        self._write(parent, name)
+
+    def count_links(self, number: int, change: int) -> None:
+        """More or fewer names for an inode that is no directory; the last one takes the inode with it."""
+        raw = self._filesystem.read_inode(number)
+        links = Inode.parse(raw).links + change
+        if links > _MOST_LINKS:
+            raise ImageRefused(f"a file has more than {_MOST_LINKS} hard links: copy it instead")
+        if links == 0:
+            self._free(number, raw)
+            return
+        set_links(raw, links)
+        self._filesystem.write_inode(number, raw)
+
+    def mark_written(self, parent: int, name: bytes) -> None:
+        """This layer has the name, so its own whiteouts leave it alone."""
+        self._write(parent, name)
+
+    def delete(self, parent: int, name: bytes) -> None:
+        """A name with everything below it, whoever wrote it."""
+        number = self._list(parent)[name]
+        # Depth first over a list of our own: a path may be deeper than Python's stack of calls likes.
+        pending = [(parent, name, number)]
+        while pending:
+            at, what, found = pending[-1]
+            below = self._list(found) if self.inode(found).is_directory else {}
+            if below:
+                pending.extend((found, each, child) for each, child in below.items())
+                continue
+            pending.pop()
+            self._remove(at, what, found)
+
+    def delete_lower(self, directory: int) -> None:
+        """What lower layers have in a directory; what this layer wrote stays (image-spec, Whiteouts)."""
+        pending = [directory]
+        while pending:
+            current = pending.pop()
+            written = self._written.get(current, set())
+            for name, number in list(self._list(current).items()):
+                if name not in written:
+                    self.delete(current, name)
+                elif number in self._written:
+                    pending.append(number)
+
+    def whiteout(self, directory: int, name: bytes) -> None:
+        """A name of lower layers. Of a directory that this layer wrote into, what lower layers have in it."""
+        number = self.find(directory, name)
+        if number is None:
+            return
+        if name not in self._written.get(directory, set()):
+            self.delete(directory, name)
+        elif self.inode(number).is_directory:
+            self.delete_lower(number)
+
+    def _remove(self, parent: int, name: bytes, number: int) -> None:
+        inode = self.inode(number)
+        self._filesystem.unlink(parent, name)
+        del self._list(parent)[name]
+        self._written.get(parent, set()).discard(name)
+        if not inode.is_directory:
+            self.count_links(number, -1)
+            return
+        self._free(number, self._filesystem.read_inode(number))
+        raw = self._filesystem.read_inode(parent)
+        set_links(raw, Inode.parse(raw).links - 1)
+        self._filesystem.write_inode(parent, raw)
+        for table in (self._names, self._parents, self._written):
+            table.pop(number, None)
+
+    def _free(self, number: int, raw: bytearray) -> None:
+        directory = Inode.parse(raw).is_directory
+        self._filesystem.free_content(number, raw)
+        self._filesystem.write_inode(number, bytearray(INODE_SIZE))
+        self._filesystem.count_inode(number, -1, directory=directory)
+
+    def _list(self, directory: int) -> dict[bytes, int]:
+        if directory not in self._names:
+            size = self.inode(directory).size
+            self._names[directory] = dict(directory_entries(self._filesystem.read_file(directory, size)))
+        return self._names[directory]
+
+    def _write(self, parent: int, name: bytes) -> None:
+        self._written.setdefault(parent, set()).add(name)
+
+    def _set_implied(self, number: int) -> None:
+        """A directory that no entry describes: root's, and as old as can be, so that every build has the same."""
+        raw = self._filesystem.read_inode(number)
+        set_metadata(raw, _IMPLIED_MODE, 0, 0, 0)
+        self._filesystem.write_inode(number, raw)
+
+    def _target(self, number: int, inode: Inode) -> bytes:
+        if inode.size < len(inode.block_map):  # a short one stands in the inode itself
+            return inode.block_map[: inode.size]
+        return self._filesystem.read_file(number, inode.size)
+
+
+def shown(path: tuple[bytes, ...]) -> str:
+    """A path in an error, in backticks and in one line."""
+    text = "/" + b"/".join(path).decode("utf-8", "backslashreplace")
+    return f"`{''.join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)[:200]}`"

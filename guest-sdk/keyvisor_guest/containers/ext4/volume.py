@@ -1,0 +1,209 @@
+"""A volume as a layer's entries change it: an ext4 file system in an ordinary file, made without root and without a mount.
+
+Two builds of the same layers give the same bytes (secure-containers, 1.2). Knows no keys, no blocks and no other layers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import struct
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+from keyvisor_guest.containers.errors import ContainerError, ImageRefused, VolumeUnusable
+from keyvisor_guest.containers.ext4.inodes import BLOCK, ROOT, clear_in_inode, new_inode, set_metadata
+from keyvisor_guest.containers.ext4.library import Filesystem
+from keyvisor_guest.containers.ext4.tree import Tree, shown
+from keyvisor_guest.containers.limits import Limits
+from keyvisor_guest.containers.tar_layers import Entry, Kind
+
+__all__ = ["Volume"]
+
+# Each feature by name: what a distribution's mke2fs.conf says must not change an image. No journal (read-only), no
+# directory index (its hash order would move names), no reserve for growing.
+_FEATURES = "none,ext_attr,extent,filetype,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+_ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
+_ACL_VERSION = struct.pack("<I", 2)
+_ZEROS = bytes(BLOCK)
+_NODE_TYPES = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+}
+
+
+class Volume:
+    """The volume in the file at `path`. Between two calls all of its state is in the file."""
+
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self._path = path
+        self._limits = limits or Limits()
+
+    @classmethod
+    def create(cls, path: Path, uuid: UUID, blocks: int, inodes: int, limits: Limits | None = None) -> Volume:
+        """An empty volume of `blocks` blocks of 4096 bytes. Raises VolumeUnusable when mke2fs is missing or refuses."""
+        command = [
+            _program("mke2fs"), "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-N", str(inodes), "-m", "0",
+            "-O", _FEATURES, "-U", str(uuid), "-L", "", "-M", "", "-G", "16", "-e", "remount-ro", "-o", "Linux",
+            "-E", f"hash_seed={uuid},root_owner=0:0,nodiscard,lazy_itable_init=0",
+            str(path.absolute()), str(blocks),
+        ]  # fmt: skip
+        environment = {"E2FSPROGS_FAKE_TIME": "1", "MKE2FS_CONFIG": os.devnull, "LC_ALL": "C"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = " ".join(done.stderr.split())
+            raise VolumeUnusable(f"mke2fs made no volume ({said}): give it another size, or room on the disk")
+        volume = cls(path, limits)
+        # A tree of its own has no place for files that were lost: the source has none either.
+        with _Writing(path, 1, volume._limits) as writing:
+            writing.tree.delete(ROOT, b"lost+found")
+            writing.describe(ROOT, Entry(path=(), kind=Kind.DIRECTORY, mode=0o755))
+        return volume
+
+    def apply(self, layer: int, entries: Iterable[Entry]) -> None:
+        """One layer's entries, in their order, on top of what is there. `layer` counts from 0.
+
+        Raises ImageRefused for an entry that cannot be (the volume stays a sound one that has the entries before it).
+        """
+        with _Writing(self._path, layer + 1, self._limits) as writing:
+            for entry in entries:
+                try:
+                    writing.apply(entry)
+                except ImageRefused as error:
+                    raise ImageRefused(f"{shown(entry.path)} of layer {layer}: {error.reason}") from error
+
+    def close(self) -> None:
+        """Nothing is open between two calls; here for whoever holds several volumes in a `with`."""
+
+
+class _Writing:
+    """The volume while one layer is written."""
+
+    def __init__(self, path: Path, now: int, limits: Limits) -> None:
+        self._filesystem = Filesystem(path, now)
+        self.tree = Tree(self._filesystem, limits.symlink_hops)
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            self._filesystem.close()
+        except ContainerError:
+            if kind is None:
+                raise
+
+    def apply(self, entry: Entry) -> None:
+        """One entry."""
+        parent_path, name = entry.path[:-1], entry.path[-1:]
+        if entry.kind is Kind.OPAQUE:
+            directory = self.tree.directory(entry.path, create=False)
+            if directory is not None:
+                self.tree.delete_lower(directory)
+        elif entry.kind is Kind.WHITEOUT:
+            parent = self.tree.directory(parent_path, create=False)
+            if parent is not None:
+                self.tree.whiteout(parent, name[0])
+        elif not name:
+            self.describe(ROOT, entry)
+        else:
+            parent = self.tree.directory(parent_path, create=True)
+            assert parent is not None  # noqa: S101 -- made where it was missing
+            self._put(parent, name[0], entry)
+
+    def describe(self, number: int, entry: Entry) -> None:
+        """Owner, mode, times and extended attributes of an entry for an inode that may have others."""
+        raw = self._filesystem.read_inode(number)
+        self._filesystem.free_attributes(number, raw)
+        clear_in_inode(raw)
+        set_metadata(raw, entry.mode, entry.uid, entry.gid, entry.mtime)
+        self._filesystem.write_inode(number, raw)
+        self._set_xattrs(number, entry)
+
+    def _put(self, parent: int, name: bytes, entry: Entry) -> None:
+        there = self.tree.find(parent, name)
+        if entry.kind is Kind.HARD_LINK:
+            self._hard_link(parent, name, there, entry)
+        elif entry.kind is Kind.DIRECTORY:
+            if there is None or not self.tree.inode(there).is_directory:
+                self._clear(parent, name, there)
+                there = self.tree.make_directory(parent, name)
+            self.tree.mark_written(parent, name)
+            self.describe(there, entry)
+        else:
+            self._clear(parent, name, there)
+            if entry.kind is Kind.SYMLINK:
+                self.describe(self.tree.make_symlink(parent, name, entry.link), entry)
+            else:
+                self._make(parent, name, entry)
+
+    def _make(self, parent: int, name: bytes, entry: Entry) -> None:
+        inode = new_inode(_NODE_TYPES[entry.kind], entry.device)
+        set_metadata(inode, entry.mode, entry.uid, entry.gid, entry.mtime)
+        number = self.tree.make(parent, name, inode)
+        if entry.size:
+            self._filesystem.write_file(number, _written_pieces(entry.data), entry.size)
+        self._set_xattrs(number, entry)
+
+    def _hard_link(self, parent: int, name: bytes, there: int | None, entry: Entry) -> None:
+        directory = self.tree.directory(entry.target[:-1], create=False)
+        number = (
+            None if directory is None or not entry.target else self.tree.find(directory, entry.target[-1])
+        )
+        if number is None:
+            raise ImageRefused(
+                f"a hard link to {shown(entry.target)}, which is not there: build the image again"
+            )
+        mode = self.tree.inode(number).mode
+        if stat.S_ISDIR(mode):
+            raise ImageRefused(
+                f"a hard link to {shown(entry.target)}, which is a directory: build the image again"
+            )
+        self.tree.count_links(
+            number, 1
+        )  # first: what it replaces may be the last other name of the same file
+        self._clear(parent, name, there)
+        self.tree.link(parent, name, number, mode)
+
+    def _clear(self, parent: int, name: bytes, there: int | None) -> None:
+        if there is not None:
+            self.tree.delete(parent, name)
+
+    def _set_xattrs(self, number: int, entry: Entry) -> None:
+        for name, value in entry.xattrs:
+            if name in _ACL_NAMES and (value[:4] != _ACL_VERSION or len(value) % 8 != 4):
+                raise ImageRefused(
+                    f"the ACL of {shown(entry.path)} is not of version 2: build the image again"
+                )
+        if entry.xattrs:
+            self._filesystem.set_xattrs(number, entry.xattrs)
+
+
+def _written_pieces(data: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Runs of blocks that are not all zero, each with its offset: a hole reads as zeros and takes no block."""
+    start = 0
+    for piece in data:
+        run = 0
+        for offset in range(0, len(piece), BLOCK):
+            if _ZEROS.startswith(piece[offset : offset + BLOCK]):
+                if run < offset:
+                    yield start + run, piece[run:offset]
+                run = offset + BLOCK
+        if run < len(piece):
+            yield start + run, piece[run:]
+        start += len(piece)
+
+
+def _program(name: str) -> str:
+    """A program of e2fsprogs, which stand where an ordinary user's PATH does not always lead."""
+    found = shutil.which(
+        name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    )
+    if found is None:
+        raise VolumeUnusable(f"no {name} to make volumes with: run `apt-get install e2fsprogs`")
+    return found
