@@ -5,27 +5,22 @@ Two builds of the same layers give the same bytes (secure-containers, 1.2). Know
 
 from __future__ import annotations
 
-import os
-import shutil
 import stat
 import struct
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import UUID
 
-from keyvisor_guest.containers.errors import ContainerError, ImageRefused, VolumeUnusable
+from keyvisor_guest.containers.errors import ContainerError, ImageRefused
 from keyvisor_guest.containers.ext4.inodes import BLOCK, ROOT, clear_in_inode, new_inode, set_metadata
 from keyvisor_guest.containers.ext4.library import Filesystem
+from keyvisor_guest.containers.ext4.programs import make
 from keyvisor_guest.containers.ext4.tree import Tree, shown
 from keyvisor_guest.containers.limits import Limits
 from keyvisor_guest.containers.tar_layers import Entry, Kind
 
 __all__ = ["Volume"]
 
-# Each feature by name: what a distribution's mke2fs.conf says must not change an image. No journal (read-only), no
-# directory index (its hash order would move names), no reserve for growing.
-_FEATURES = "none,ext_attr,extent,filetype,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 _ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 _ACL_VERSION = struct.pack("<I", 2)
 _ZEROS = bytes(BLOCK)
@@ -47,17 +42,7 @@ class Volume:
     @classmethod
     def create(cls, path: Path, uuid: UUID, blocks: int, inodes: int, limits: Limits | None = None) -> Volume:
         """An empty volume of `blocks` blocks of 4096 bytes. Raises VolumeUnusable when mke2fs is missing or refuses."""
-        command = [
-            _program("mke2fs"), "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-N", str(inodes), "-m", "0",
-            "-O", _FEATURES, "-U", str(uuid), "-L", "", "-M", "", "-G", "16", "-e", "remount-ro", "-o", "Linux",
-            "-E", f"hash_seed={uuid},root_owner=0:0,nodiscard,lazy_itable_init=0",
-            str(path.absolute()), str(blocks),
-        ]  # fmt: skip
-        environment = {"E2FSPROGS_FAKE_TIME": "1", "MKE2FS_CONFIG": os.devnull, "LC_ALL": "C"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = " ".join(done.stderr.split())
-            raise VolumeUnusable(f"mke2fs made no volume ({said}): give it another size, or room on the disk")
+        make(path, uuid, blocks, inodes)
         volume = cls(path, limits)
         # A tree of its own has no place for files that were lost: the source has none either.
         with _Writing(path, 1, volume._limits) as writing:
@@ -76,9 +61,6 @@ class Volume:
                     writing.apply(entry)
                 except ImageRefused as error:
                     raise ImageRefused(f"{shown(entry.path)} of layer {layer}: {error.reason}") from error
-
-    def close(self) -> None:
-        """Nothing is open between two calls; here for whoever holds several volumes in a `with`."""
 
 
 class _Writing:
@@ -197,13 +179,3 @@ def _written_pieces(data: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         if run < len(piece):
             yield start + run, piece[run:]
         start += len(piece)
-
-
-def _program(name: str) -> str:
-    """A program of e2fsprogs, which stand where an ordinary user's PATH does not always lead."""
-    found = shutil.which(
-        name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    )
-    if found is None:
-        raise VolumeUnusable(f"no {name} to make volumes with: run `apt-get install e2fsprogs`")
-    return found
