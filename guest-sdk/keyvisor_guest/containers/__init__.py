@@ -1,5 +1,6 @@
-"""Secure containers: layered images as block differences of an ext4 volume (secure-containers).
+"""Container images as encrypted, layered block volumes: built by their owner, carried by anybody, run in a guest.
 
-In the order that bytes travel: `inflating` and `tar_layers` read a layer, `ext4` makes the volume of it, `volume_states`
-keeps one state per layer, `differences` finds the blocks that changed. Works without root, mount and network.
+Reads in the order that bytes travel: a layer's tar becomes a volume state, two states differ in runs of blocks, `writer`
+turns runs into blobs, `oci` carries them, `reader` verifies them and gives the volume back. Nothing here needs root,
+a mount or a network.
 """

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from keyvisor_guest.containers.errors import VolumeUnusable
+from keyvisor_guest.containers.limits import BLOCK
+from keyvisor_guest.containers.runs import Runs
 
-__all__ = ["BLOCK", "Differences", "Runs", "differences"]
+__all__ = ["Differences", "differences"]
 
-BLOCK: Final = 4096
 _CHUNK: Final = 256 << 10
 _ZEROS: Final = bytes(_CHUNK)
-
-Runs = tuple[tuple[int, int], ...]  # (first block, count), ascending, disjoint and not adjacent
 
 
 @dataclass(frozen=True, slots=True)

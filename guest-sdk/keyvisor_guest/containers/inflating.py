@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from keyvisor_guest.containers.errors import ImageRefused
-from keyvisor_guest.containers.limits import Budget
+from keyvisor_guest.containers.budget import Budget
+from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.zstd_frames import ZstdInflater
 
 __all__ = ["InflatedStream"]
@@ -80,10 +80,11 @@ class InflatedStream:
         self._given += inflated
         self._budget.take_bytes(inflated)
         limits = self._budget.limits
-        if self._given > limits.ratio_floor and self._given > limits.ratio * self._taken:
+        if self._given > limits.ratio_from and self._given > limits.ratio * self._taken:
             raise ImageRefused(
                 f"a layer inflates to more than {limits.ratio} times its size: it looks like a bomb; "
-                "allow a higher ratio if the image is trusted"
+                "allow a higher ratio if the image is trusted",
+                Refusal.LIMIT,
             )
 
     def _plain(self, first: bytes) -> Iterator[bytes]:

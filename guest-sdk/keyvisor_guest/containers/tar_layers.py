@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO
 
-from keyvisor_guest.containers.errors import ImageRefused
+from keyvisor_guest.containers.budget import Budget
+from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.inflating import InflatedStream
-from keyvisor_guest.containers.limits import Budget, Limits
+from keyvisor_guest.containers.limits import Limits
 from keyvisor_guest.containers.tar_headers import (
     BLOCK,
     Header,
@@ -146,10 +147,11 @@ class LayerReader:
         return header, records
 
     def _extension(self, size: int) -> bytes:
-        if size > self._budget.limits.pax_bytes:
+        if size > self._budget.limits.pax_header:
             raise ImageRefused(
-                f"a layer has an extended header of {size} bytes, more than {self._budget.limits.pax_bytes}: "
-                "build the image again"
+                f"a layer has an extended header of {size} bytes, more than {self._budget.limits.pax_header}: "
+                "build the image again",
+                Refusal.LIMIT,
             )
         return self._exactly(size + -size % BLOCK)[:size]
 
@@ -184,9 +186,10 @@ class LayerReader:
 
 def path_of(name: bytes, limits: Limits) -> EntryPath:
     """The parts of a name in a tar archive, which is meant from the root of the volume. Raises ImageRefused."""
-    if len(name) > limits.path_bytes or b"\0" in name:
+    if len(name) > limits.path or b"\0" in name:
         raise ImageRefused(
-            f"the name {_shown(name)} is longer than {limits.path_bytes} bytes or has a NUL: rename the file"
+            f"the name {_shown(name)} is longer than {limits.path} bytes or has a NUL: rename the file",
+            Refusal.LIMIT,
         )
     parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
     if b".." in parts:
@@ -195,11 +198,13 @@ def path_of(name: bytes, limits: Limits) -> EntryPath:
         )
     if len(parts) > limits.path_depth:
         raise ImageRefused(
-            f"the name {_shown(name)} is deeper than {limits.path_depth} directories: move it up"
+            f"the name {_shown(name)} is deeper than {limits.path_depth} directories: move it up",
+            Refusal.LIMIT,
         )
-    if any(len(part) > limits.name_bytes for part in parts):
+    if any(len(part) > limits.name for part in parts):
         raise ImageRefused(
-            f"the name {_shown(name)} has a part of more than {limits.name_bytes} bytes: rename the file"
+            f"the name {_shown(name)} has a part of more than {limits.name} bytes: rename the file",
+            Refusal.LIMIT,
         )
     return parts
 
@@ -295,9 +300,9 @@ def _device(name: bytes, header: Header) -> tuple[int, int]:
 
 
 def _symlink(name: bytes, target: bytes, limits: Limits) -> bytes:
-    if not 0 < len(target) <= limits.path_bytes or b"\0" in target:
+    if not 0 < len(target) <= limits.path or b"\0" in target:
         raise ImageRefused(
-            f"the symlink {_shown(name)} has a target that is empty, has a NUL or is longer than {limits.path_bytes} bytes: "
+            f"the symlink {_shown(name)} has a target that is empty, has a NUL or is longer than {limits.path} bytes: "
             "build the image again"
         )
     return target
@@ -309,9 +314,10 @@ def _xattrs(name: bytes, records: dict[bytes, bytes], limits: Limits) -> tuple[t
         key = keyword.removeprefix(_XATTR)
         if key == keyword or not (key.startswith(_XATTR_PREFIXES) or key in _XATTR_NAMES):
             continue
-        if not 0 < len(key.partition(b".")[2]) <= limits.name_bytes or len(value) > limits.xattr_bytes:
+        if not 0 < len(key.partition(b".")[2]) <= limits.name or len(value) > limits.xattr:
             raise ImageRefused(
-                f"{_shown(name)} has an extended attribute with no name, or of more than {limits.xattr_bytes} bytes: leave it out"
+                f"{_shown(name)} has an extended attribute with no name, or of more than {limits.xattr} bytes: leave it out",
+                Refusal.LIMIT,
             )
         found.append((key, value))
     return tuple(sorted(found))

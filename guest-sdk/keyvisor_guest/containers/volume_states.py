@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from keyvisor_guest.containers.differences import BLOCK, Differences, differences
-from keyvisor_guest.containers.errors import ImageRefused, VolumeUnusable
+from keyvisor_guest.containers.differences import Differences, differences
+from keyvisor_guest.containers.errors import ImageRefused, Refusal, VolumeUnusable
 from keyvisor_guest.containers.ext4.inodes import INODE_SIZE
 from keyvisor_guest.containers.ext4.programs import check
 from keyvisor_guest.containers.ext4.volume import Volume
-from keyvisor_guest.containers.limits import Limits
+from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.tar_layers import Entry, EntryPath, Kind
 
 __all__ = ["Measured", "State", "VolumeSize", "build_states"]
@@ -80,17 +80,18 @@ def build_states(
     uuid: UUID,
     size: VolumeSize,
     layers: Iterable[Iterable[Entry]],
-    limits: Limits | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[State]:
     """One state a layer, from the lowest up; files are made in `directory`, in which the last state stays.
 
     Raises ImageRefused for layers that cannot be, and VolumeUnusable.
     """
-    limits = limits or Limits()
     lower: Path | None = None
     for layer, entries in enumerate(layers):
         if layer >= limits.layers:
-            raise ImageRefused(f"the image has more than {limits.layers} layers: squash some of them")
+            raise ImageRefused(
+                f"the image has more than {limits.layers} layers: squash some of them", Refusal.LIMIT
+            )
         path = directory / f"layer-{layer}.ext4"
         if lower is None:
             volume = Volume.create(path, uuid, size.blocks, size.inodes, limits)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_guest.containers.errors import VolumeUnusable
+from keyvisor_guest.containers.limits import BLOCK
 
 __all__ = [
-    "BLOCK",
     "INODE_SIZE",
     "ROOT",
     "Inode",
@@ -26,7 +26,6 @@ __all__ = [
     "set_metadata",
 ]
 
-BLOCK: Final = 4096
 INODE_SIZE: Final = 256
 ROOT: Final = 2
 EXTENTS: Final = 0x80000  # EXT4_EXTENTS_FL

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from keyvisor_guest.containers.errors import ImageRefused, VolumeUnusable
+from keyvisor_guest.containers.errors import ImageRefused, Refusal, VolumeUnusable
 from keyvisor_guest.containers.ext4.inodes import INODE_SIZE
 
 __all__ = ["Filesystem"]
@@ -237,7 +237,7 @@ class Filesystem:
 
     def _check(self, code: int) -> None:
         if code in _REFUSALS:
-            raise ImageRefused(_REFUSALS[code])
+            raise ImageRefused(_REFUSALS[code], Refusal.LIMIT)
         if code:
             said = self._errors.error_message(code).decode("utf-8", "replace").lower()
             raise VolumeUnusable(

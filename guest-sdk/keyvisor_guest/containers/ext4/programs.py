@@ -9,7 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 from keyvisor_guest.containers.errors import VolumeUnusable
-from keyvisor_guest.containers.ext4.inodes import BLOCK, INODE_SIZE
+from keyvisor_guest.containers.ext4.inodes import INODE_SIZE
+from keyvisor_guest.containers.limits import BLOCK
 
 __all__ = ["check", "make"]
 

@@ -13,7 +13,6 @@ from typing import Final
 
 from keyvisor_guest.containers.errors import VolumeUnusable
 from keyvisor_guest.containers.ext4.inodes import (
-    BLOCK,
     EXTENT_MAGIC,
     EXTENTS,
     INODE_SIZE,
@@ -22,6 +21,7 @@ from keyvisor_guest.containers.ext4.inodes import (
     directory_entries,
 )
 from keyvisor_guest.containers.ext4.xattrs import attributes_of_block, attributes_of_inode
+from keyvisor_guest.containers.limits import BLOCK
 
 __all__ = ["Extent", "Node", "ReadAt", "VolumeReader"]
 

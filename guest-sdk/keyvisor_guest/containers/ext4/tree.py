@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 import struct
 
-from keyvisor_guest.containers.errors import ImageRefused
+from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.ext4.inodes import (
     INODE_SIZE,
     ROOT,
@@ -70,7 +70,8 @@ class Tree:
                 hops += 1
                 if hops > self._symlink_hops:
                     raise ImageRefused(
-                        f"{shown(path)} leads through more than {self._symlink_hops} symlinks: remove the loop"
+                        f"{shown(path)} leads through more than {self._symlink_hops} symlinks: remove the loop",
+                        Refusal.LIMIT,
                     )
                 target = self._target(number, inode)
                 todo.extend(reversed(target.split(b"/")))

@@ -12,11 +12,11 @@ from pathlib import Path
 from uuid import UUID
 
 from keyvisor_guest.containers.errors import ContainerError, ImageRefused
-from keyvisor_guest.containers.ext4.inodes import BLOCK, ROOT, clear_in_inode, new_inode, set_metadata
+from keyvisor_guest.containers.ext4.inodes import ROOT, clear_in_inode, new_inode, set_metadata
 from keyvisor_guest.containers.ext4.library import Filesystem
 from keyvisor_guest.containers.ext4.programs import make
 from keyvisor_guest.containers.ext4.tree import Tree, shown
-from keyvisor_guest.containers.limits import Limits
+from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.tar_layers import Entry, Kind
 
 __all__ = ["Volume"]
@@ -35,12 +35,14 @@ _NODE_TYPES = {
 class Volume:
     """The volume in the file at `path`. Between two calls all of its state is in the file."""
 
-    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self._path = path
-        self._limits = limits or Limits()
+        self._limits = limits
 
     @classmethod
-    def create(cls, path: Path, uuid: UUID, blocks: int, inodes: int, limits: Limits | None = None) -> Volume:
+    def create(
+        cls, path: Path, uuid: UUID, blocks: int, inodes: int, limits: Limits = DEFAULT_LIMITS
+    ) -> Volume:
         """An empty volume of `blocks` blocks of 4096 bytes. Raises VolumeUnusable when mke2fs is missing or refuses."""
         make(path, uuid, blocks, inodes)
         volume = cls(path, limits)
@@ -60,7 +62,9 @@ class Volume:
                 try:
                     writing.apply(entry)
                 except ImageRefused as error:
-                    raise ImageRefused(f"{shown(entry.path)} of layer {layer}: {error.reason}") from error
+                    raise ImageRefused(
+                        f"{shown(entry.path)} of layer {layer}: {error}", error.code
+                    ) from error
 
 
 class _Writing:
