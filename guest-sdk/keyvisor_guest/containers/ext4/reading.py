@@ -22,6 +22,7 @@ from keyvisor_guest.containers.ext4.inodes import (
 )
 from keyvisor_guest.containers.ext4.xattrs import attributes_of_block, attributes_of_inode
 from keyvisor_guest.containers.limits import BLOCK
+from keyvisor_guest.containers.names import shown
 
 __all__ = ["Extent", "Node", "ReadAt", "VolumeReader"]
 
@@ -101,16 +102,16 @@ class VolumeReader:
                 del where[max(1, len(where) - 1) :]
                 continue
             if not here.inode.is_directory:
-                raise NotADirectoryError(_shown(here.path))
+                raise NotADirectoryError(shown(here.path))
             number = dict(self._entries(here)).get(name)
             if number is None:
-                raise FileNotFoundError(_shown((*here.path, name)))
+                raise FileNotFoundError(shown((*here.path, name)))
             found = self._node((*here.path, name), number)
             if found.inode.is_symlink and (todo or follow):
                 hops += 1
                 if hops > _HOPS:
                     raise VolumeUnusable(
-                        f"{_shown(path)} leads through more than {_HOPS} symlinks: look at each by itself"
+                        f"{shown(path)} leads through more than {_HOPS} symlinks: look at each by itself"
                     )
                 target = self.read_link(found)
                 todo.extend(reversed(target.split(b"/")))
@@ -123,7 +124,7 @@ class VolumeReader:
     def children(self, node: Node) -> list[Node]:
         """What is in a directory, by name."""
         if not node.inode.is_directory:
-            raise NotADirectoryError(_shown(node.path))
+            raise NotADirectoryError(shown(node.path))
         return [self._node((*node.path, name), number) for name, number in sorted(self._entries(node))]
 
     def walk(self) -> Iterator[Node]:
@@ -145,15 +146,13 @@ class VolumeReader:
     def read(self, node: Node, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of a file; fewer at its end, zeros where it has holes."""
         if node.inode.is_directory:
-            raise IsADirectoryError(_shown(node.path))
+            raise IsADirectoryError(shown(node.path))
         return self._content(node, offset, node.inode.size - offset if length is None else length)
 
     def read_link(self, node: Node) -> bytes:
         """The target of a symlink as it stands."""
         if node.inode.size > BLOCK:
-            raise VolumeUnusable(
-                f"the symlink {_shown(node.path)} of the volume is damaged: verify the image"
-            )
+            raise VolumeUnusable(f"the symlink {shown(node.path)} of the volume is damaged: verify the image")
         if node.inode.size < len(node.inode.block_map):
             return node.inode.block_map[: node.inode.size]
         return self._content(node, 0, node.inode.size)
@@ -169,12 +168,12 @@ class VolumeReader:
         """Where a file has data, in the order of the file; everything else of it is holes."""
         if not node.inode.flags & EXTENTS:
             if node.inode.blocks and not node.inode.is_symlink:
-                raise VolumeUnusable(f"{_shown(node.path)} has no extents: build the image again")
+                raise VolumeUnusable(f"{shown(node.path)} has no extents: build the image again")
             return []
         found, position = [], 0
         for extent, written in self._extents(node.inode.block_map, _DEEPEST_EXTENTS):
             if extent.first < position or not extent.count or extent.start + extent.count > self.blocks:
-                raise VolumeUnusable(f"{_shown(node.path)} of the volume is damaged: verify the image")
+                raise VolumeUnusable(f"{shown(node.path)} of the volume is damaged: verify the image")
             position = extent.first + extent.count
             if written:
                 found.append(extent)
@@ -219,13 +218,13 @@ class VolumeReader:
     def _entries(self, node: Node) -> list[tuple[bytes, int]]:
         if node.inode.size > node.inode.blocks * 512 or node.inode.size % BLOCK:
             raise VolumeUnusable(
-                f"the directory {_shown(node.path)} of the volume is damaged: verify the image"
+                f"the directory {shown(node.path)} of the volume is damaged: verify the image"
             )
         return list(directory_entries(self._content(node, 0, node.inode.size)))
 
     def _node(self, path: tuple[bytes, ...], number: int) -> Node:
         if not 0 < number <= self.inodes:
-            raise VolumeUnusable(f"{_shown(path)} leads out of the volume: verify the image")
+            raise VolumeUnusable(f"{shown(path)} leads out of the volume: verify the image")
         group, index = divmod(number - 1, self._inodes_per_group)
         table = self._tables.get(group)
         if table is None:
@@ -251,8 +250,3 @@ class VolumeReader:
         if len(data) != length:
             raise VolumeUnusable("the volume is shorter than it says: verify the image")
         return data
-
-
-def _shown(path: tuple[bytes, ...]) -> str:
-    text = "/" + b"/".join(path).decode("utf-8", "backslashreplace")
-    return f"`{''.join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)[:200]}`"

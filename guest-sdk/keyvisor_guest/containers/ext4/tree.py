@@ -19,8 +19,9 @@ from keyvisor_guest.containers.ext4.inodes import (
     set_metadata,
 )
 from keyvisor_guest.containers.ext4.library import Filesystem
+from keyvisor_guest.containers.names import shown
 
-__all__ = ["Tree", "shown"]
+__all__ = ["Tree"]
 
 _MOST_LINKS = 65_000  # EXT4_LINK_MAX
 _IMPLIED_MODE = 0o755
@@ -214,9 +215,3 @@ class Tree:
         if inode.size < len(inode.block_map):  # a short one stands in the inode itself
             return inode.block_map[: inode.size]
         return self._filesystem.read_file(number, inode.size)
-
-
-def shown(path: tuple[bytes, ...]) -> str:
-    """A path in an error, in backticks and in one line."""
-    text = "/" + b"/".join(path).decode("utf-8", "backslashreplace")
-    return f"`{''.join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)[:200]}`"

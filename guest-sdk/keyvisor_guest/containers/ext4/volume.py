@@ -15,8 +15,9 @@ from keyvisor_guest.containers.errors import ContainerError, ImageRefused
 from keyvisor_guest.containers.ext4.inodes import ROOT, clear_in_inode, new_inode, set_metadata
 from keyvisor_guest.containers.ext4.library import Filesystem
 from keyvisor_guest.containers.ext4.programs import make
-from keyvisor_guest.containers.ext4.tree import Tree, shown
+from keyvisor_guest.containers.ext4.tree import Tree
 from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
+from keyvisor_guest.containers.names import shown
 from keyvisor_guest.containers.tar_layers import Entry, Kind
 
 __all__ = ["Volume"]
