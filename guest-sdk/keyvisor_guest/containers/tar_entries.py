@@ -19,7 +19,7 @@ from keyvisor_guest.containers.tar_headers import (
     parse_time,
 )
 
-__all__ = ["ADDITIONS", "OVERRIDES", "Entry", "EntryPath", "Kind", "LayerReader", "path_of"]
+__all__ = ["ADDITIONS", "OVERRIDES", "Entry", "EntryPath", "Kind", "entry_of", "path_of"]
 
 EntryPath = tuple[bytes, ...]
 

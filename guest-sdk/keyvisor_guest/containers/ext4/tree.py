@@ -13,6 +13,7 @@ from keyvisor_guest.containers.ext4.inodes import (
     INODE_SIZE,
     ROOT,
     Inode,
+    clear_in_inode,
     directory_entries,
     file_type,
     set_links,
@@ -50,7 +51,8 @@ class Tree:
     def directory(self, path: tuple[bytes, ...], *, create: bool) -> int | None:
         """The directory at `path`, symlinks followed; with `create`, what is missing on the way is made as root's.
 
-        Without, None where something is missing. Raises ImageRefused for what is no directory, and for too many hops.
+        Without, None where something is missing or no directory. Raises ImageRefused for what is no directory, with
+        `create`, and for too many hops.
         """
         current, todo, hops = ROOT, list(reversed(path)), 0
         while todo:
@@ -79,11 +81,13 @@ class Tree:
                 current = ROOT if target.startswith(b"/") else current
                 continue
             if not inode.is_directory:
+                if not create:
+                    return None
                 raise ImageRefused(
                     f"{shown(path)} leads through a file that is no directory: build the image again"
                 )
             if create:
-                self._write(current, name)
+                self._written.setdefault(current, {}).setdefault(name, False)
             self._parents[number] = current
             current = number
         return current
@@ -121,7 +125,7 @@ class Tree:
         """A name, free until now, for an inode that is there. The count of links is the caller's."""
         self._filesystem.link(parent, name, number, file_type(mode))
         self._list(parent)[name] = number
-        self._write(parent, name)
+        self.mark_written(parent, name)
 
     def count_links(self, number: int, change: int) -> None:
         """More or fewer names for an inode that is no directory; the last one takes the inode with it."""
@@ -137,7 +141,19 @@ class Tree:
 
     def mark_written(self, parent: int, name: bytes) -> None:
         """This layer has the name, so its own whiteouts leave it alone."""
-        self._write(parent, name)
+        self._written.setdefault(parent, {})[name] = True
+
+    def describe(
+        self, number: int, mode: int, uid: int, gid: int, mtime: int, xattrs: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        """Permission bits, owner, times (nanoseconds since 1970) and extended attributes, instead of all that it has."""
+        raw = self._filesystem.read_inode(number)
+        self._filesystem.free_attributes(number, raw)
+        clear_in_inode(raw)
+        set_metadata(raw, mode, uid, gid, mtime)
+        self._filesystem.write_inode(number, raw)
+        if xattrs:
+            self._filesystem.set_xattrs(number, xattrs)
 
     def delete(self, parent: int, name: bytes) -> None:
         """A name with everything below it, whoever wrote it."""
@@ -154,15 +170,21 @@ class Tree:
             self._remove(at, what, found)
 
     def delete_lower(self, directory: int) -> None:
-        """What lower layers have in a directory; what this layer wrote stays (image-spec, Whiteouts)."""
+        """What lower layers have in a directory; what this layer wrote stays (image-spec, Whiteouts).
+
+        So the order of a layer's entries does not matter: a directory that this layer only went through is as if it had
+        made it.
+        """
         pending = [directory]
         while pending:
             current = pending.pop()
-            written = self._written.get(current, set())
+            written = self._written.get(current, {})
             for name, number in list(self._list(current).items()):
                 if name not in written:
                     self.delete(current, name)
-                elif number in self._written:
+                elif self.inode(number).is_directory:
+                    if not written[name]:
+                        self._set_implied(number)
                     pending.append(number)
 
     def whiteout(self, directory: int, name: bytes) -> None:
@@ -170,16 +192,19 @@ class Tree:
         number = self.find(directory, name)
         if number is None:
             return
-        if name not in self._written.get(directory, set()):
+        described = self._written.get(directory, {}).get(name)
+        if described is None:
             self.delete(directory, name)
         elif self.inode(number).is_directory:
+            if not described:
+                self._set_implied(number)
             self.delete_lower(number)
 
     def _remove(self, parent: int, name: bytes, number: int) -> None:
         inode = self.inode(number)
         self._filesystem.unlink(parent, name)
         del self._list(parent)[name]
-        self._written.get(parent, set()).discard(name)
+        self._written.get(parent, {}).pop(name, None)
         if not inode.is_directory:
             self.count_links(number, -1)
             return
@@ -187,8 +212,9 @@ class Tree:
         raw = self._filesystem.read_inode(parent)
         set_links(raw, Inode.parse(raw).links - 1)
         self._filesystem.write_inode(parent, raw)
-        for table in (self._names, self._parents, self._written):
-            table.pop(number, None)
+        self._names.pop(number, None)
+        self._parents.pop(number, None)
+        self._written.pop(number, None)
 
     def _free(self, number: int, raw: bytearray) -> None:
         directory = Inode.parse(raw).is_directory
@@ -202,14 +228,9 @@ class Tree:
             self._names[directory] = dict(directory_entries(self._filesystem.read_file(directory, size)))
         return self._names[directory]
 
-    def _write(self, parent: int, name: bytes) -> None:
-        self._written.setdefault(parent, set()).add(name)
-
     def _set_implied(self, number: int) -> None:
         """A directory that no entry describes: root's, and as old as can be, so that every build has the same."""
-        raw = self._filesystem.read_inode(number)
-        set_metadata(raw, _IMPLIED_MODE, 0, 0, 0)
-        self._filesystem.write_inode(number, raw)
+        self.describe(number, _IMPLIED_MODE, 0, 0, 0, ())
 
     def _target(self, number: int, inode: Inode) -> bytes:
         if inode.size < len(inode.block_map):  # a short one stands in the inode itself

@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from keyvisor_guest.containers.errors import ContainerError, ImageRefused
-from keyvisor_guest.containers.ext4.inodes import ROOT, clear_in_inode, new_inode, set_metadata
+from keyvisor_guest.containers.ext4.inodes import ROOT, new_inode, set_metadata
 from keyvisor_guest.containers.ext4.library import Filesystem
 from keyvisor_guest.containers.ext4.programs import make
 from keyvisor_guest.containers.ext4.tree import Tree
@@ -105,12 +105,8 @@ class _Writing:
 
     def describe(self, number: int, entry: Entry) -> None:
         """Owner, mode, times and extended attributes of an entry for an inode that may have others."""
-        raw = self._filesystem.read_inode(number)
-        self._filesystem.free_attributes(number, raw)
-        clear_in_inode(raw)
-        set_metadata(raw, entry.mode, entry.uid, entry.gid, entry.mtime)
-        self._filesystem.write_inode(number, raw)
-        self._set_xattrs(number, entry)
+        _check_acls(entry)
+        self.tree.describe(number, entry.mode, entry.uid, entry.gid, entry.mtime, entry.xattrs)
 
     def _put(self, parent: int, name: bytes, entry: Entry) -> None:
         there = self.tree.find(parent, name)
@@ -130,12 +126,14 @@ class _Writing:
                 self._make(parent, name, entry)
 
     def _make(self, parent: int, name: bytes, entry: Entry) -> None:
+        _check_acls(entry)
         inode = new_inode(_NODE_TYPES[entry.kind], entry.device)
         set_metadata(inode, entry.mode, entry.uid, entry.gid, entry.mtime)
         number = self.tree.make(parent, name, inode)
         if entry.size:
             self._filesystem.write_file(number, _written_pieces(entry.data), entry.size)
-        self._set_xattrs(number, entry)
+        if entry.xattrs:
+            self._filesystem.set_xattrs(number, entry.xattrs)
 
     def _hard_link(self, parent: int, name: bytes, there: int | None, entry: Entry) -> None:
         directory = self.tree.directory(entry.target[:-1], create=False)
@@ -161,14 +159,11 @@ class _Writing:
         if there is not None:
             self.tree.delete(parent, name)
 
-    def _set_xattrs(self, number: int, entry: Entry) -> None:
-        for name, value in entry.xattrs:
-            if name in _ACL_NAMES and (value[:4] != _ACL_VERSION or len(value) % 8 != 4):
-                raise ImageRefused(
-                    f"the ACL of {shown(entry.path)} is not of version 2: build the image again"
-                )
-        if entry.xattrs:
-            self._filesystem.set_xattrs(number, entry.xattrs)
+
+def _check_acls(entry: Entry) -> None:
+    for name, value in entry.xattrs:
+        if name in _ACL_NAMES and (value[:4] != _ACL_VERSION or len(value) % 8 != 4):
+            raise ImageRefused(f"the ACL of {shown(entry.path)} is not of version 2: build the image again")
 
 
 def _written_pieces(data: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
