@@ -46,7 +46,9 @@ def archive(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FOR
     return whole.getvalue()
 
 
-def member(name: str, data: bytes = b"", flag: bytes = tarfile.REGTYPE, **rest: object) -> tuple[tarfile.TarInfo, bytes]:
+def member(
+    name: str, data: bytes = b"", flag: bytes = tarfile.REGTYPE, **rest: object
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type = flag
     for field, value in rest.items():
@@ -70,5 +72,3 @@ def reader(path: Path) -> VolumeReader:
 
 def names(path: Path) -> list[bytes]:
     return [b"/".join(node.path) for node in reader(path).walk()][1:]
-
-
