@@ -36,9 +36,8 @@ class Tree:
         self._symlink_hops = symlink_hops
         self._names: dict[int, dict[bytes, int]] = {}
         self._parents: dict[int, int] = {ROOT: ROOT}
-        self._written: dict[
-            int, set[bytes]
-        ] = {}  # by directory: the names that this layer made or went through
+        # By directory: the names that this layer made or went through, with whether an entry of it describes them.
+        self._written: dict[int, dict[bytes, bool]] = {}
 
     def find(self, directory: int, name: bytes) -> int | None:
         """The inode that a name in a directory leads to."""
