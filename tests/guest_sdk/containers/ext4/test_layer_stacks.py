@@ -25,7 +25,7 @@ Layer = list[tuple[Entry, bytes]]
 
 UUID_ = UUID(int=3)
 HIDING = (Kind.WHITEOUT, Kind.OPAQUE)
-some_names = st.sampled_from([b"a", b"b", b"c", b"\xff "])
+some_names = st.sampled_from([b"a", b"a", b"b", b"b", b"c", b"\xff "])
 some_paths = st.lists(some_names, min_size=1, max_size=3).map(tuple)
 some_targets = st.sampled_from(
     [

@@ -330,6 +330,13 @@ class TestScope:
         assert stack.read("etc/keyvisor-was-here") == b"x"
         assert sorted(path.name for path in Path("/etc").iterdir()) == before
 
+    def test_an_absolute_target_is_meant_from_the_volumes_root(self, stack: Stack) -> None:
+        stack.layer(
+            an_entry("a/b/s", Kind.SYMLINK, link=b"/x"), an_entry("a/b/t", Kind.SYMLINK, link=b"../y")
+        )
+        stack.layer(a_file("a/b/s/f", b"absolute"), a_file("a/b/t/f", b"relative"))
+        assert (stack.read("x/f"), stack.read("a/y/f")) == (b"absolute", b"relative")
+
     def test_a_dangling_symlink_for_a_parent_is_made_good(self, stack: Stack) -> None:
         stack.layer(an_entry("s", Kind.SYMLINK, link=b"not/yet"), a_file("s/f", b"x"))
         assert stack.read("not/yet/f") == b"x"
