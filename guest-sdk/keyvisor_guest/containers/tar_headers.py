@@ -6,6 +6,7 @@ Bytes in, fields out; names stay bytes. Knows no paths, no layers and no streams
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -58,9 +59,7 @@ def parse_header(block: bytes) -> Header | None:
     """A header of 512 bytes; None for the zeros that end an archive. Raises ImageRefused."""
     if not block.strip(b"\0"):
         return None
-    unsigned = sum(block) - sum(block[_CHECKSUM]) + 8 * 0x20
-    signed = unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-    if _number(block[_CHECKSUM], "checksum") not in (unsigned, signed):
+    if _number(block[_CHECKSUM], "checksum") not in _checksums(block):
         raise ImageRefused("a layer is no tar archive, or a header in it is damaged: pull the image again")
     try:
         flag = TypeFlag(block[156:157])
@@ -109,6 +108,13 @@ def parse_time(text: bytes) -> int:
     fraction = int((found[3] or b"")[:9].ljust(9, b"0"))
     whole = int(found[2]) * 1_000_000_000 + fraction
     return -whole if found[1] else whole
+
+
+def _checksums(block: bytes) -> Iterator[int]:
+    """The sum of the header's bytes with blanks for itself; then what old archivers took for it, with signs."""
+    unsigned = sum(block) - sum(block[_CHECKSUM]) + 8 * 0x20
+    yield unsigned
+    yield unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
 def _text(field: bytes) -> bytes:

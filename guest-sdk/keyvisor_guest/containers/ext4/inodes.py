@@ -1,4 +1,4 @@
-"""The on-disk form of ext4 that we write and read: inodes, times, device numbers, directory entries (kernel, ext4 layout).
+"""The on-disk form of ext4 that we write and read: inodes, times, device numbers (kernel, ext4 layout).
 
 Pure: bytes in, values out, little-endian as ext4 is. Knows no volume.
 """
@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_guest.containers.errors import VolumeUnusable
-from keyvisor_guest.containers.limits import BLOCK
 
 __all__ = [
     "INODE_SIZE",
     "ROOT",
     "Inode",
     "clear_in_inode",
-    "directory_entries",
     "file_type",
     "new_inode",
     "set_links",
@@ -158,23 +155,6 @@ def clear_in_inode(inode: bytearray) -> None:
 def file_type(mode: int) -> int:
     """What a directory entry says of the type."""
     return _FILE_TYPES[stat.S_IFMT(mode)]
-
-
-def directory_entries(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Names and inode numbers in a directory's blocks, without `.` and `..`. Raises VolumeUnusable."""
-    for start in range(0, len(data), BLOCK):
-        position = start
-        end = min(start + BLOCK, len(data))
-        while position < end:
-            if end - position < 8:
-                raise VolumeUnusable("a directory of the volume is damaged: verify the image")
-            number, length, name_length = struct.unpack_from("<IHB", data, position)
-            if length < 8 or length % 4 or position + length > end or name_length > length - 8:
-                raise VolumeUnusable("a directory of the volume is damaged: verify the image")
-            name = data[position + 8 : position + 8 + name_length]
-            if number and name not in (b".", b".."):
-                yield name, number
-            position += length
 
 
 def _time(low: int, extra: int) -> int:

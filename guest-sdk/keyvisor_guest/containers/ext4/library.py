@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
@@ -18,14 +18,13 @@ from typing import Any, Final
 
 from keyvisor_guest.containers.errors import ImageRefused, Refusal, VolumeUnusable
 from keyvisor_guest.containers.ext4.inodes import INODE_SIZE
+from keyvisor_guest.containers.limits import BLOCK
 
 __all__ = ["Filesystem"]
 
 _ERROR_BASE: Final = 2133571328
-_DIR_NO_SPACE: Final = _ERROR_BASE + 38
 _BLOCK_ALLOC_FAIL: Final = _ERROR_BASE + 72
 _INODE_ALLOC_FAIL: Final = _ERROR_BASE + 73
-_DIR_NO_SPACE_FOR_CSUM: Final = _ERROR_BASE + 149
 _EA_NO_SPACE: Final = _ERROR_BASE + 163
 
 _OPEN_WRITABLE: Final = 0x01 | 0x20000  # EXT2_FLAG_RW | EXT2_FLAG_64BITS
@@ -45,9 +44,10 @@ _SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "ext2fs_write_inode_full": (_HANDLE, _INO, c_void_p, c_int),
     "ext2fs_mkdir": (_HANDLE, _INO, _INO, c_char_p),
     "ext2fs_symlink": (_HANDLE, _INO, _INO, c_char_p, c_char_p),
-    "ext2fs_link": (_HANDLE, _INO, c_char_p, _INO, c_int),
-    "ext2fs_unlink": (_HANDLE, _INO, c_char_p, _INO, c_int),
     "ext2fs_expand_dir": (_HANDLE, _INO),
+    "ext2fs_bmap2": (_HANDLE, _INO, c_void_p, c_char_p, c_int, c_uint64, c_void_p, POINTER(c_uint64)),
+    "ext2fs_read_dir_block4": (_HANDLE, c_uint64, c_void_p, c_int, _INO),
+    "ext2fs_write_dir_block4": (_HANDLE, c_uint64, c_void_p, c_int, _INO),
     "ext2fs_inode_has_valid_blocks2": (_HANDLE, c_void_p),
     "ext2fs_punch": (_HANDLE, _INO, c_void_p, c_char_p, c_uint64, c_uint64),
     "ext2fs_free_ext_attr": (_HANDLE, _INO, c_void_p),
@@ -110,7 +110,7 @@ def _fake_time(seconds: int) -> Iterator[None]:
 
 
 class Filesystem:
-    """One volume opened to be written. Numbers of inodes are the volume's; names are 1 to 255 bytes without NUL.
+    """One volume opened to be written. Numbers of inodes are the volume's.
 
     Each method raises ImageRefused when the volume is full, and VolumeUnusable for every other error of the library.
     """
@@ -153,21 +153,39 @@ class Filesystem:
 
     def make_directory(self, parent: int, number: int) -> None:
         """Makes inode `number` an empty directory that no name leads to yet; `parent` has one link more."""
-        self._expanding(parent, lambda: self._try("ext2fs_mkdir", self._handle, parent, number, None))
+        self._call("ext2fs_mkdir", self._handle, parent, number, None)
 
     def make_symlink(self, parent: int, number: int, target: bytes) -> None:
         """Makes inode `number` a symlink that no name leads to yet."""
         self._call("ext2fs_symlink", self._handle, parent, number, None, target)
 
-    def link(self, directory: int, name: bytes, number: int, file_type: int) -> None:
-        """A name in a directory; the inode's count of links is left alone."""
-        self._expanding(
-            directory, lambda: self._try("ext2fs_link", self._handle, directory, name, number, file_type)
-        )
+    def expand_directory(self, directory: int) -> None:
+        """One block more, without names."""
+        self._call("ext2fs_expand_dir", self._handle, directory)
 
-    def unlink(self, directory: int, name: bytes) -> None:
-        """Takes a name out of a directory; what it led to is left alone."""
-        self._call("ext2fs_unlink", self._handle, directory, name, 0, 0)
+    def read_directory_block(self, directory: int, index: int) -> bytearray:
+        """A directory's block number `index`; the library checks its checksum."""
+        block = bytearray(BLOCK)
+        self._call(
+            "ext2fs_read_dir_block4",
+            self._handle,
+            self._place(directory, index),
+            _in_place(block),
+            0,
+            directory,
+        )
+        return block
+
+    def write_directory_block(self, directory: int, index: int, block: bytearray) -> None:
+        """Writes a directory's block; the library puts the checksum in."""
+        self._call(
+            "ext2fs_write_dir_block4",
+            self._handle,
+            self._place(directory, index),
+            _in_place(block),
+            0,
+            directory,
+        )
 
     def free_content(self, number: int, inode: bytearray) -> None:
         """Frees the blocks of an inode: its data, and its extended attributes."""
@@ -220,13 +238,11 @@ class Filesystem:
         self._call("ext2fs_file_open2", self._handle, number, None, flags, byref(file))
         return file
 
-    def _expanding(self, directory: int, attempt: Callable[[], int]) -> None:
-        """A directory grows by a block when it has no room; one block has room for every name."""
-        code = attempt()
-        if code in (_DIR_NO_SPACE, _DIR_NO_SPACE_FOR_CSUM):
-            self._call("ext2fs_expand_dir", self._handle, directory)
-            code = attempt()
-        self._check(code)
+    def _place(self, number: int, index: int) -> int:
+        """The block of the volume that is a file's block number `index`."""
+        place = c_uint64()
+        self._call("ext2fs_bmap2", self._handle, number, None, None, 0, index, None, byref(place))
+        return place.value
 
     def _try(self, function: str, *arguments: object) -> int:
         code: int = getattr(self._library, function)(*arguments)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_guest.containers.errors import VolumeUnusable
+from keyvisor_guest.containers.ext4.directories import directory_entries
 from keyvisor_guest.containers.ext4.inodes import (
     EXTENT_MAGIC,
     EXTENTS,
     INODE_SIZE,
     ROOT,
     Inode,
-    directory_entries,
 )
 from keyvisor_guest.containers.ext4.xattrs import attributes_of_block, attributes_of_inode
 from keyvisor_guest.containers.limits import BLOCK

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import stat
 import struct
+from dataclasses import dataclass, field
 
 from keyvisor_guest.containers.errors import ImageRefused, Refusal
+from keyvisor_guest.containers.ext4.directories import directory_entries, insert, remove
 from keyvisor_guest.containers.ext4.inodes import (
     INODE_SIZE,
     ROOT,
     Inode,
     clear_in_inode,
-    directory_entries,
     file_type,
     set_links,
     set_metadata,
 )
 from keyvisor_guest.containers.ext4.library import Filesystem
+from keyvisor_guest.containers.limits import BLOCK
 from keyvisor_guest.containers.names import shown
 
 __all__ = ["Tree"]
@@ -28,20 +30,31 @@ _MOST_LINKS = 65_000  # EXT4_LINK_MAX
 _IMPLIED_MODE = 0o755
 
 
+@dataclass(slots=True)
+class _Directory:
+    """What a directory has: names, and by name the block that it stands in. There is no room before `room` (block,
+    entry in it): a name that goes in last is tried there first, so that a large directory does not cost its square."""
+
+    blocks: int
+    names: dict[bytes, int] = field(default_factory=dict)
+    places: dict[bytes, int] = field(default_factory=dict)
+    room: tuple[int, int] = (0, 0)
+
+
 class Tree:
     """Names over inodes. A directory's names are read once and then kept, so a layer's cost grows with what it touches."""
 
     def __init__(self, filesystem: Filesystem, symlink_hops: int) -> None:
         self._filesystem = filesystem
         self._symlink_hops = symlink_hops
-        self._names: dict[int, dict[bytes, int]] = {}
+        self._directories: dict[int, _Directory] = {}
         self._parents: dict[int, int] = {ROOT: ROOT}
         # By directory: the names that this layer made or went through, with whether an entry of it describes them.
         self._written: dict[int, dict[bytes, bool]] = {}
 
     def find(self, directory: int, name: bytes) -> int | None:
         """The inode that a name in a directory leads to."""
-        return self._list(directory).get(name)
+        return self._directory(directory).names.get(name)
 
     def inode(self, number: int) -> Inode:
         """An inode's fields."""
@@ -67,8 +80,10 @@ class Tree:
                     return None
                 number = self.make_directory(current, name)
                 self._set_implied(number)
-            inode = self.inode(number)
-            if inode.is_symlink:
+            inode = (
+                None if number in self._parents else self.inode(number)
+            )  # those with a parent are directories
+            if inode is not None and inode.is_symlink:
                 hops += 1
                 if hops > self._symlink_hops:
                     raise ImageRefused(
@@ -79,7 +94,7 @@ class Tree:
                 todo.extend(reversed(target.split(b"/")))
                 current = ROOT if target.startswith(b"/") else current
                 continue
-            if not inode.is_directory:
+            if inode is not None and not inode.is_directory:
                 if not create:
                     return None
                 raise ImageRefused(
@@ -99,7 +114,7 @@ class Tree:
             )
         number = self._filesystem.allocate_inode(parent, stat.S_IFDIR)
         self._filesystem.make_directory(parent, number)
-        self._names[number] = {}
+        self._directories[number] = _Directory(blocks=1)
         self._parents[number] = parent
         self.link(parent, name, number, stat.S_IFDIR)
         return number
@@ -122,8 +137,21 @@ class Tree:
 
     def link(self, parent: int, name: bytes, number: int, mode: int) -> None:
         """A name, free until now, for an inode that is there. The count of links is the caller's."""
-        self._filesystem.link(parent, name, number, file_type(mode))
-        self._list(parent)[name] = number
+        directory = self._directory(parent)
+        index, start = directory.room
+        while True:
+            if index == directory.blocks:
+                self._filesystem.expand_directory(parent)
+                directory.blocks += 1
+            block = self._filesystem.read_directory_block(parent, index)
+            place = insert(block, name, number, file_type(mode), start)
+            if place is not None:
+                break
+            index, start = index + 1, 0
+        self._filesystem.write_directory_block(parent, index, block)
+        directory.room = (index, place)
+        directory.names[name] = number
+        directory.places[name] = index
         self.mark_written(parent, name)
 
     def count_links(self, number: int, change: int) -> None:
@@ -156,17 +184,15 @@ class Tree:
 
     def delete(self, parent: int, name: bytes) -> None:
         """A name with everything below it, whoever wrote it."""
-        number = self._list(parent)[name]
-        # Depth first over a list of our own: a path may be deeper than Python's stack of calls likes.
-        pending = [(parent, name, number)]
-        while pending:
-            at, what, found = pending[-1]
-            below = self._list(found) if self.inode(found).is_directory else {}
-            if below:
-                pending.extend((found, each, child) for each, child in below.items())
-                continue
-            pending.pop()
-            self._remove(at, what, found)
+        number = self._unlink(parent, name)
+        # Over a list of our own: a path may be deeper than Python's stack of calls likes. Names in a directory that goes
+        # with them need not be taken out one by one.
+        going = [(parent, number)]
+        for _, found in going:  # grows while it is walked
+            if self.inode(found).is_directory:
+                going.extend((found, child) for child in self._directory(found).names.values())
+        for at, found in reversed(going):
+            self._remove(at, found)
 
     def delete_lower(self, directory: int) -> None:
         """What lower layers have in a directory; what this layer wrote stays (image-spec, Whiteouts).
@@ -178,7 +204,7 @@ class Tree:
         while pending:
             current = pending.pop()
             written = self._written.get(current, {})
-            for name, number in list(self._list(current).items()):
+            for name, number in list(self._directory(current).names.items()):
                 if name not in written:
                     self.delete(current, name)
                 elif self.inode(number).is_directory:
@@ -199,19 +225,27 @@ class Tree:
                 self._set_implied(number)
             self.delete_lower(number)
 
-    def _remove(self, parent: int, name: bytes, number: int) -> None:
-        inode = self.inode(number)
-        self._filesystem.unlink(parent, name)
-        del self._list(parent)[name]
+    def _unlink(self, parent: int, name: bytes) -> int:
+        """Takes a name out of its directory: what it led to."""
+        directory = self._directory(parent)
+        index = directory.places.pop(name)
+        block = self._filesystem.read_directory_block(parent, index)
+        remove(block, name)
+        self._filesystem.write_directory_block(parent, index, block)
+        directory.room = min(directory.room, (index, 0))
         self._written.get(parent, {}).pop(name, None)
-        if not inode.is_directory:
+        return directory.names.pop(name)
+
+    def _remove(self, parent: int, number: int) -> None:
+        """What a name led to that is no more."""
+        if not self.inode(number).is_directory:
             self.count_links(number, -1)
             return
         self._free(number, self._filesystem.read_inode(number))
         raw = self._filesystem.read_inode(parent)
         set_links(raw, Inode.parse(raw).links - 1)
         self._filesystem.write_inode(parent, raw)
-        self._names.pop(number, None)
+        self._directories.pop(number, None)
         self._parents.pop(number, None)
         self._written.pop(number, None)
 
@@ -221,11 +255,17 @@ class Tree:
         self._filesystem.write_inode(number, bytearray(INODE_SIZE))
         self._filesystem.count_inode(number, -1, directory=directory)
 
-    def _list(self, directory: int) -> dict[bytes, int]:
-        if directory not in self._names:
-            size = self.inode(directory).size
-            self._names[directory] = dict(directory_entries(self._filesystem.read_file(directory, size)))
-        return self._names[directory]
+    def _directory(self, number: int) -> _Directory:
+        if number not in self._directories:
+            directory = _Directory(blocks=self.inode(number).size // BLOCK)
+            for index in range(directory.blocks):
+                for name, child in directory_entries(
+                    bytes(self._filesystem.read_directory_block(number, index))
+                ):
+                    directory.names[name] = child
+                    directory.places[name] = index
+            self._directories[number] = directory
+        return self._directories[number]
 
     def _set_implied(self, number: int) -> None:
         """A directory that no entry describes: root's, and as old as can be, so that every build has the same."""

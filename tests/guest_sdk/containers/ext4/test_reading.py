@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyvisor_guest.containers.errors import VolumeUnusable
-from keyvisor_guest.containers.ext4.inodes import directory_entries
+from keyvisor_guest.containers.ext4.directories import directory_entries
 from keyvisor_guest.containers.ext4.reading import VolumeReader
 from keyvisor_guest.containers.ext4.volume import Volume
 from keyvisor_guest.containers.ext4.xattrs import attributes_of_block, attributes_of_inode
