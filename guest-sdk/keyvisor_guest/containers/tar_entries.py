@@ -132,7 +132,7 @@ def entry_of(
     return Entry(
         path=path,
         kind=kind,
-        mode=header.mode & 0o7777,
+        mode=0o777 if kind is Kind.SYMLINK else header.mode & 0o7777,  # Linux has no symlink of another mode
         uid=_owner(name, _whole(records, b"uid", header.uid)),
         gid=_owner(name, _whole(records, b"gid", header.gid)),
         mtime=parse_time(records[b"mtime"]) if records.get(b"mtime") else header.mtime * 1_000_000_000,

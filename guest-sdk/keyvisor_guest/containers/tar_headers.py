@@ -87,7 +87,10 @@ def parse_header(block: bytes) -> Header | None:
 
 
 def parse_records(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax header, each `LENGTH KEYWORD=VALUE\\n`; the last one counts. Raises ImageRefused."""
+    """The records of a pax header, each `LENGTH KEYWORD=VALUE\\n`; the last one counts, and an empty one says nothing.
+
+    Raises ImageRefused.
+    """
     records: dict[bytes, bytes] = {}
     position = 0
     while position < len(data):
@@ -97,7 +100,7 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
             raise ImageRefused("a pax header in a layer is malformed: build the image again")
         records[found[2]] = data[found.end() : end - 1]
         position = end
-    return records
+    return {keyword: value for keyword, value in records.items() if value}
 
 
 def parse_time(text: bytes) -> int:

@@ -89,7 +89,7 @@ class TestFields:
         )
         found = {entry.path[0]: entry for entry, _ in entries_of(blob)}
         assert found[b"h"].target == (b"a", b"b")
-        assert found[b"s"].link == b"../x"
+        assert (found[b"s"].link, found[b"s"].mode) == (b"../x", 0o777)
         assert [(found[name].kind, found[name].device) for name in (b"c", b"b", b"p")] == [
             (Kind.CHARACTER_DEVICE, (259, 70000)),
             (Kind.BLOCK_DEVICE, (8, 1)),
@@ -100,6 +100,7 @@ class TestFields:
         records = {
             "SCHILY.xattr.user.ü": "1",
             "SCHILY.xattr.security.capability": "\x01\x00",
+            "SCHILY.xattr.user.empty": "",
             "SCHILY.xattr.com.apple.provenance": "x",
             "LIBARCHIVE.creationtime": "1",
         }
