@@ -9,7 +9,7 @@ import stat
 import struct
 from dataclasses import dataclass, field
 
-from keyvisor_guest.containers.errors import ImageRefused, Refusal
+from keyvisor_guest.containers.errors import ImageRefused, Refusal, VolumeUnusable
 from keyvisor_guest.containers.ext4.directories import directory_entries, insert, remove
 from keyvisor_guest.containers.ext4.inodes import (
     INODE_SIZE,
@@ -39,6 +39,7 @@ class _Directory:
     names: dict[bytes, int] = field(default_factory=dict)
     places: dict[bytes, int] = field(default_factory=dict)
     room: tuple[int, int] = (0, 0)
+    room_for: bytes | None = None  # the name that surely fits there
 
 
 class Tree:
@@ -112,6 +113,7 @@ class Tree:
             raise ImageRefused(
                 f"a directory has more than {_MOST_LINKS - 2} directories in it: spread them over several"
             )
+        self.make_room(parent, name)
         number = self._filesystem.allocate_inode(parent, stat.S_IFDIR)
         self._filesystem.make_directory(parent, number)
         self._directories[number] = _Directory(blocks=1)
@@ -122,6 +124,7 @@ class Tree:
     def make(self, parent: int, name: bytes, inode: bytearray) -> int:
         """A new file or device under a name that is free."""
         mode = struct.unpack_from("<H", inode)[0]
+        self.make_room(parent, name)
         number = self._filesystem.allocate_inode(parent, mode)
         self._filesystem.count_inode(number, 1, directory=False)
         self._filesystem.write_inode(number, inode)
@@ -130,6 +133,7 @@ class Tree:
 
     def make_symlink(self, parent: int, name: bytes, target: bytes) -> int:
         """A new symlink under a name that is free."""
+        self.make_room(parent, name)
         number = self._filesystem.allocate_inode(parent, stat.S_IFLNK)
         self._filesystem.make_symlink(parent, number, target)
         self.link(parent, name, number, stat.S_IFLNK)
@@ -138,21 +142,34 @@ class Tree:
     def link(self, parent: int, name: bytes, number: int, mode: int) -> None:
         """A name, free until now, for an inode that is there. The count of links is the caller's."""
         directory = self._directory(parent)
+        if directory.room_for != name:
+            self.make_room(parent, name)
+        index, start = directory.room
+        block = self._filesystem.read_directory_block(parent, index)
+        place = insert(block, name, number, file_type(mode), start)
+        if place is None:
+            raise VolumeUnusable(
+                "a directory of the volume changed while it was written: leave the volume alone"
+            )
+        self._filesystem.write_directory_block(parent, index, block)
+        directory.room, directory.room_for = (index, place), None
+        directory.names[name] = number
+        directory.places[name] = index
+        self.mark_written(parent, name)
+
+    def make_room(self, parent: int, name: bytes) -> None:
+        """Before anything is made that needs a name: if the volume is full then, there is nothing without one."""
+        directory = self._directory(parent)
         index, start = directory.room
         while True:
             if index == directory.blocks:
                 self._filesystem.expand_directory(parent)
                 directory.blocks += 1
             block = self._filesystem.read_directory_block(parent, index)
-            place = insert(block, name, number, file_type(mode), start)
-            if place is not None:
-                break
+            if insert(block, name, ROOT, 0, start) is not None:
+                directory.room, directory.room_for = (index, start), name
+                return
             index, start = index + 1, 0
-        self._filesystem.write_directory_block(parent, index, block)
-        directory.room = (index, place)
-        directory.names[name] = number
-        directory.places[name] = index
-        self.mark_written(parent, name)
 
     def count_links(self, number: int, change: int) -> None:
         """More or fewer names for an inode that is no directory; the last one takes the inode with it."""
@@ -232,7 +249,7 @@ class Tree:
         block = self._filesystem.read_directory_block(parent, index)
         remove(block, name)
         self._filesystem.write_directory_block(parent, index, block)
-        directory.room = min(directory.room, (index, 0))
+        directory.room, directory.room_for = min(directory.room, (index, 0)), None
         self._written.get(parent, {}).pop(name, None)
         return directory.names.pop(name)
 

@@ -149,7 +149,8 @@ class _Writing:
             raise ImageRefused(
                 f"a hard link to {shown(entry.target)}, which is a directory: build the image again"
             )
-        # First: what it replaces may be the last other name of the same file.
+        self.tree.make_room(parent, name)
+        # Before the other goes: what it replaces may be the last other name of the same file.
         self.tree.count_links(number, 1)
         self._clear(parent, name, there)
         self.tree.link(parent, name, number, mode)

@@ -29,7 +29,7 @@ class Stack:
 
     def __init__(self, path: Path, blocks: int = BLOCKS) -> None:
         self.path = path
-        self.volume = Volume.create(path, UUID_, blocks, INODES)
+        self.volume = Volume.create(path, UUID_, blocks, min(INODES, blocks * 8))
         self.layers = 0
 
     def layer(self, *entries: Entry) -> None:
@@ -360,6 +360,17 @@ class TestScope:
             stack.layer(a_file("f"), a_file("f/x"))
 
 
+GROWING = {
+    "directories": lambda number: an_entry(f"{number:0200}", Kind.DIRECTORY),
+    "names": lambda number: a_file(f"{number:0200}"),
+    "hard links": lambda number: a_link(f"{number:0200}", "first"),
+    "symlinks": lambda number: an_entry(f"{number:0200}", Kind.SYMLINK, link=b"t" * 99),
+    "attributes": lambda number: a_file(f"{number:0200}", xattrs=((b"user.x", b"y" * 999),)),
+    "implied": lambda number: a_file(f"{number:0100}/{number:0100}/{number:0100}", b"z" * 5000),
+    "deep": lambda number: an_entry("/".join("d" * (number + 1)), Kind.DIRECTORY),
+}
+
+
 class TestFull:
     def test_more_data_than_the_volume_holds(self, stack: Stack) -> None:
         """The volume is sound all the same, and has what came before."""
@@ -373,6 +384,15 @@ class TestFull:
     def test_more_files_than_inodes(self, stack: Stack) -> None:
         with pytest.raises(ImageRefused, match="more files than the volume has inodes"):
             stack.layer(*[a_file(f"f{number}") for number in range(INODES + 100)])
+
+    @pytest.mark.parametrize("kind", GROWING)
+    @pytest.mark.parametrize("taken", range(3))
+    def test_wherever_it_becomes_full_it_is_sound(self, tmp_path: Path, kind: str, taken: int) -> None:
+        """In data, in a directory that has to grow, in a block of attributes or of a symlink: `layer` runs e2fsck."""
+        stack = Stack(tmp_path / "volume", blocks=128)
+        stack.layer(a_file("first", b"x" * 4096 * taken))
+        with pytest.raises(ImageRefused, match=r"does not fit the volume|more files than"):
+            stack.layer(*[GROWING[kind](number) for number in range(2000 if kind != "deep" else 900)])
 
 
 class TestDeterminism:
