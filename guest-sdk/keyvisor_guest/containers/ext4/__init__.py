@@ -1,0 +1,1 @@
+"""ext4 volumes in ordinary files: `volume` writes them through libext2fs, `reading` reads them by itself."""
