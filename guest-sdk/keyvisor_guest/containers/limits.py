@@ -1,0 +1,29 @@
+"""How much of an image is taken before it is refused (secure-containers, 5). Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["BLOCK", "DEFAULT_LIMITS", "Limits"]
+
+BLOCK: Final = 4096  # bytes: of a block of the volume, of ext4, and of a page
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes are in bytes."""
+
+    uncompressed: int = 16 << 30  # all layers' tars together
+    ratio: int = 200  # uncompressed : compressed
+    entries: int = 1_000_000  # of all tars
+    map_json: int = 64_000_000  # of one layer map
+    xattr: int = 64 << 10
+    path_depth: int = 256
+    layers: int = 128
+    pax_header: int = 1 << 20
+    symlink_hops: int = 40
+    document: int = 4 << 20  # a manifest, an index or a config
+
+
+DEFAULT_LIMITS: Final = Limits()
