@@ -10,6 +10,7 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from keyvisor_guest.containers.layer_map import LayerPlan
@@ -71,7 +72,7 @@ def _topmost(plans: tuple[LayerPlan, ...]) -> Iterator[Piece]:
     opened: list[tuple[int, int, int, int]] = []  # topmost first: (-layer, first, end, index)
     pending: Piece | None = None
     at = 0
-    for edge, following in zip(edges, edges[1:], strict=False):
+    for edge, following in pairwise(edges):
         while at < len(runs) and runs[at][0] == edge:
             first, rank, count, index = runs[at]
             heapq.heappush(opened, (rank, first, first + count, index))

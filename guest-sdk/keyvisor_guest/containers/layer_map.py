@@ -154,8 +154,7 @@ def parse_map(data: bytes, limits: Limits = DEFAULT_LIMITS) -> SignedMap:
         members = canonical_json.decode(data)
         tag = _hex(_take(members, "mac"), _MAC_LENGTH)
         parsed = _read(members)
-        if canonical_json.encode(parsed.members() | {"mac": tag.hex()}) != data:
-            raise ValueError("a member is of another type than it is written with")
+        _check_spelling(parsed, tag, data)
     except (ValueError, TypeError, KeyError) as error:
         raise ImageRefused(
             f"a layer map is not one: {error}; pull the image again", Refusal.MALFORMED
@@ -201,6 +200,12 @@ def _read(members: dict[str, Any]) -> LayerMap:
         if left:
             raise ValueError(f"{where} has a member `{min(left)[:40]}`, which is unknown")
     return result
+
+
+def _check_spelling(parsed: LayerMap, tag: bytes, data: bytes) -> None:
+    """What is read is what would be written: a `true` for a 1 has another hash under the same MAC."""
+    if canonical_json.encode(parsed.members() | {"mac": tag.hex()}) != data:
+        raise ValueError("a member is of another type than it is written with")
 
 
 def _check_plan(plan: LayerPlan) -> None:
