@@ -5,6 +5,7 @@
     │   └── BlockRefused   one block is not as its owner built it (carries its number): the reader gets EIO, never bytes
     ├── KeyRefused         a key that is none, or that does not open what it should
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
+    ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
 
 No error's text holds a byte of a key or of a block.
@@ -24,6 +25,7 @@ __all__ = [
     "Refusal",
     "RegistryFailed",
     "Unbuildable",
+    "VolumeUnusable",
 ]
 
 
@@ -74,6 +76,10 @@ class KeyRefused(ContainerError):
 
 class Unbuildable(ContainerError):
     """What was asked for cannot be built."""
+
+
+class VolumeUnusable(ContainerError):
+    """What makes or reads volumes is missing or failed, or a volume is damaged or none that we make."""
 
 
 class RegistryFailed(ContainerError):

@@ -80,8 +80,8 @@ class BlobFile:
 class BlobWriting:
     """A blob that is being written. It is there only after `commit`."""
 
-    def __init__(self, directory: Path, file: BinaryIO) -> None:
-        self._directory = directory
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
         self._file = file
         self._hash = hashlib.sha256()
         self.size = 0
@@ -98,7 +98,7 @@ class BlobWriting:
         if expected is not None and digest != expected:
             raise ImageRefused(f"a blob came as {digest}, not as {expected}: pull it again", Refusal.DIGEST)
         self._file.flush()
-        Path(self._file.name).replace(self._directory / digest.partition(":")[2])
+        self._path.replace(self._path.with_name(digest.partition(":")[2]))
         return Stored(digest, self.size)
 
 
@@ -138,7 +138,7 @@ class BlobDirectory:
         try:
             os.fchmod(descriptor, 0o644)
             with os.fdopen(descriptor, "wb") as file:
-                yield BlobWriting(self._directory, file)
+                yield BlobWriting(Path(name), file)
         finally:
             Path(name).unlink(missing_ok=True)
 

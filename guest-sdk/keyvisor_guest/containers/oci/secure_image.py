@@ -1,7 +1,8 @@
 """The manifest and the config of a secure image: an OCI image that registries carry and ordinary runtimes refuse.
 
 Three blobs per layer, bottom first: its map, its tags, its blocks. The config is the source's own, but for `rootfs`, which names
-these blobs instead of the source's tars. Nothing in the manifest is trusted: what counts is in the maps, and under the image root.
+these blobs instead of the source's tars. Nothing in the manifest is trusted: what counts is in the maps
+and under the image root.
 """
 
 from __future__ import annotations
