@@ -142,8 +142,7 @@ def test_T9_what_the_host_stores_holds_no_key(tmp_path):
     key = VolumeKey(KEY)
     image = made.open(ANY).maps[0].plan.image
     secrets = [KEY, key.meta_key(image), key.image_key(image), key.diff_key(image)]
-    for one in made.open(ANY).maps:
-        secrets.append(key.layer_key(image, one.plan.layer, one.salt, 32))
+    secrets += [key.layer_key(image, one.plan.layer, one.salt, 32) for one in made.open(ANY).maps]
     for data in everything_stored(tmp_path).values():
         for secret in secrets:
             assert secret not in data
