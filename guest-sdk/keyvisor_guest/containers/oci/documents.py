@@ -26,6 +26,7 @@ __all__ = [
     "Manifest",
     "descriptor",
     "index_entries",
+    "load_list",
     "load_object",
     "manifest_bytes",
     "read_manifest",
@@ -73,12 +74,17 @@ class Manifest:
 
 def load_object(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object in which no member is twice. Raises ImageRefused."""
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ImageRefused(f"{what} is not JSON, or has a member twice") from error
+    value = _load(data, what)
     if not isinstance(value, dict):
         raise ImageRefused(f"{what} is not a JSON object")
+    return value
+
+
+def load_list(data: bytes, what: str) -> list[dict[str, Any]]:
+    """A JSON list of objects in which no member is twice. Raises ImageRefused."""
+    value = _load(data, what)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ImageRefused(f"{what} is not a JSON list of objects")
     return value
 
 
@@ -128,6 +134,13 @@ def index_entries(data: bytes) -> tuple[Descriptor, ...]:
     """The manifests that an index names. Raises ImageRefused."""
     value = load_object(data, "the index")
     return tuple(descriptor(one, "the index") for one in _list(value, "manifests"))
+
+
+def _load(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ImageRefused(f"{what} is not JSON, or has a member twice") from error
 
 
 def _list(value: dict[str, Any], name: str) -> list[Any]:
