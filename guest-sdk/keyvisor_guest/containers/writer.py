@@ -39,7 +39,7 @@ from keyvisor_guest.containers.oci.secure_image import (
     secure_manifest,
 )
 from keyvisor_guest.containers.portion import EVERY_LAYER, Portion
-from keyvisor_guest.containers.runs import Runs, are_disjoint, check_runs
+from keyvisor_guest.containers.runs import Runs, are_disjoint, blocks_in, check_runs
 from keyvisor_guest.containers.thin import rows_for
 
 __all__ = ["BuiltImage", "ImageWriter", "LayerInput", "WriterOptions"]
@@ -111,11 +111,7 @@ class ImageWriter:
         plan = self._plan(number, source)
         salt, content = self._salt(plan, source)
         blocks = layer_blocks(self._key, plan, salt)
-        data, tags, sealed = self._seal(plan, source, blocks)
-        if content is not None and sealed != content:
-            # The salt does not cover what was sealed: one key would meet two contents. The map is never written, and
-            # what stays behind are blobs that no manifest names.
-            raise Unbuildable(f"the volume changed while layer {number} was built: build it again")
+        data, tags = self._seal(plan, source, blocks, content)
         tree, root = build_tree(tags, salt) if plan.cipher is Cipher.XTS else (tags, None)
         stored = self._blobs.put(tree)
         thin = rows_for(plan.extents, plan.zero, self._pool_end)
@@ -188,11 +184,11 @@ class ImageWriter:
         return self._key.reproducible_salt(plan.spelled(), digest), digest
 
     def _seal(
-        self, plan: LayerPlan, source: LayerInput, blocks: LayerBlocks
-    ) -> tuple[Stored, bytes, bytes | None]:
-        """The data blob, the tags, and for a reproducible build the hash of what was sealed."""
-        content = hashlib.sha256() if self._options.random_bytes is None else None
-        tags, done, total = [], 0, sum(count for _, count in plan.extents)
+        self, plan: LayerPlan, source: LayerInput, blocks: LayerBlocks, expected: bytes | None
+    ) -> tuple[Stored, bytes]:
+        """The data blob and the tags. `expected`: the hash of the content that the salt was made from."""
+        content = hashlib.sha256() if expected is not None else None
+        tags, done, total = [], 0, blocks_in(plan.extents)
         with self._blobs.writing() as blob:
             for first, chunk in _chunks(plan, source):
                 if content is not None:
@@ -203,7 +199,10 @@ class ImageWriter:
                 done += len(chunk) // BLOCK
                 if self._progress:
                     self._progress(plan.layer, done, total)
-            return blob.commit(), b"".join(tags), content.digest() if content is not None else None
+            if content is not None and content.digest() != expected:
+                # The salt does not cover what was sealed: one key would meet two contents. None of it is kept.
+                raise Unbuildable(f"the volume changed while layer {plan.layer} was built: build it again")
+            return blob.commit(), b"".join(tags)
 
     def _name_source(self, plan: LayerPlan, source: LayerInput) -> str:
         if plan.cipher is Cipher.CLEAR:
