@@ -45,9 +45,11 @@ class LayerBlocks(Protocol):
 
     def seal(self, first: int, plain: memoryview) -> tuple[memoryview, bytes]:
         """The blocks as they are stored (good until the next call), and their tags."""
+        ...
 
     def open(self, first: int, stored: bytes, tags: bytes) -> bytes:
         """The blocks in clear. Raises BlockRefused for the first that was not sealed at its place."""
+        ...
 
 
 def layer_blocks(key: VolumeKey, plan: LayerPlan, salt: bytes) -> LayerBlocks:

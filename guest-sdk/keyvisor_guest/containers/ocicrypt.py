@@ -26,7 +26,7 @@ from keyvisor_guest.containers.errors import ImageRefused, KeyRefused, Refusal
 from keyvisor_guest.containers.keys import macs_equal
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import BlobDirectory, BlobFile, Stored, read_document
-from keyvisor_guest.containers.oci.digests import parse_digest, spell
+from keyvisor_guest.containers.oci.digests import Digest, parse_digest, spell
 from keyvisor_guest.containers.oci.documents import Descriptor, Manifest, manifest_bytes, read_manifest
 
 __all__ = [
@@ -103,25 +103,44 @@ def encrypt_layer(
 
 def decrypt_layer(source: BlobFile, into: BlobDirectory, private: bytes, public: bytes) -> Stored:
     """Decrypt a layer's blob, after its MAC was checked. Raises ImageRefused; then nothing of it has a name."""
-    try:
-        options, known = json.loads(private), json.loads(public)
-        key, nonce = _bytes(options["symkey"]), _bytes(options["cipheroptions"]["nonce"])
-        expected_mac, digest = _bytes(known["hmac"]), parse_digest(options["digest"])
-        usable = known["cipher"] == _CIPHER and len(key) == _KEY_LENGTH and len(nonce) == _NONCE_LENGTH
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        usable = False
-    if not usable:
-        raise ImageRefused(f"the layer is not encrypted with {_CIPHER}, or its options are not those of it")
-    mac = hmac.new(key, digestmod=hashlib.sha256)
+    options = _options(private, public)
+    mac = hmac.new(options.key, digestmod=hashlib.sha256)
     for chunk in _chunks(source):
         mac.update(chunk)
-    if not macs_equal(mac.digest(), expected_mac):
+    if not macs_equal(mac.digest(), options.mac):
         raise ImageRefused("an encrypted layer was changed: pull the image again", Refusal.DIGEST)
-    decryptor = Cipher(AES(key), CTR(nonce)).decryptor()
+    decryptor = Cipher(AES(options.key), CTR(options.nonce)).decryptor()
     with into.writing() as blob:
         for chunk in _chunks(source):
             blob.write(decryptor.update(chunk))
-        return blob.commit(digest)
+        return blob.commit(options.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    key: bytes = field(repr=False)
+    nonce: bytes
+    mac: bytes
+    digest: Digest  # of the plain layer
+
+
+def _options(private: bytes, public: bytes) -> _Options:
+    try:
+        members, known = json.loads(private), json.loads(public)
+        nonce = _bytes(members["cipheroptions"]["nonce"])
+        options = _Options(
+            _bytes(members["symkey"]), nonce, _bytes(known["hmac"]), parse_digest(members["digest"])
+        )
+        cipher = known["cipher"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _unusable() from None
+    if cipher != _CIPHER or len(options.key) != _KEY_LENGTH or len(nonce) != _NONCE_LENGTH:
+        raise _unusable()
+    return options
+
+
+def _unusable() -> ImageRefused:
+    return ImageRefused(f"the layer is not encrypted with {_CIPHER}, or its options are not those of it")
 
 
 def encrypt_image(

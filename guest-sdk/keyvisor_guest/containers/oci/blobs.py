@@ -44,6 +44,7 @@ class BlobSource(Protocol):
 
     def open(self, digest: Digest) -> BlobFile:
         """The blob, not yet held against its digest. Raises ImageRefused where there is none."""
+        ...
 
 
 class BlobFile:

@@ -86,9 +86,13 @@ class Exchange:
         connection = None
         try:
             connection = kind(parts.netloc, timeout=_TIMEOUT)
-            # The answer then owns the connection, and closes it.
             connection.request(method, path, body=body, headers={**headers, "Connection": "close"})
-            return connection.getresponse()
+            response = connection.getresponse()
+            if (
+                connection.sock is not None
+            ):  # the answer has the socket now: it ends when the answer is closed
+                connection.sock.close()
+            return response  # noqa: TRY300 what else raises is caught too
         except (OSError, HTTPException, ValueError) as error:
             if connection is not None:
                 connection.close()

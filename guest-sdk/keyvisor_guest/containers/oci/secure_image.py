@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -39,6 +39,7 @@ __all__ = [
     "SecureManifest",
     "is_secure",
     "parse_secure_manifest",
+    "rewrapped",
     "secure_config",
     "secure_manifest",
 ]
@@ -104,6 +105,14 @@ def secure_manifest(image: SecureManifest) -> bytes:
         annotations[WRAPPED_KEY + scheme] = wrapped
     layers = tuple(one for layer in image.layers for one in (layer.map, layer.tags, layer.data))
     return manifest_bytes(Manifest(image.config, layers, annotations))
+
+
+def rewrapped(data: bytes, wrapped_keys: Mapping[str, str]) -> bytes:
+    """The manifest with its volume key wrapped for others: no blob changes, and neither does the image root.
+
+    Raises ImageRefused for what is no secure manifest, ValueError for a scheme that is none.
+    """
+    return secure_manifest(replace(parse_secure_manifest(data), wrapped_keys=wrapped_keys))
 
 
 def is_secure(manifest: Manifest) -> bool:
