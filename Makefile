@@ -1,5 +1,5 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup compiler demo test fuzz lint bench conformance docs clean
+.PHONY: setup compiler peers demo test fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
@@ -11,7 +11,10 @@ compiler:
 demo: setup
 	@$(V)/keyvisor demo
 
-test: compiler setup
+peers:
+	@./scripts/container_peers.sh
+
+test: compiler peers setup
 	@$(V)/python -m pytest $(ARGS)
 
 # One target under atheris, where it is installed: make fuzz ARGS="gate -max_total_time=600"

@@ -68,7 +68,9 @@ def _number(text: str) -> int:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise NotCanonical(f"`{text[:20]}` is no whole number")
+    raise NotCanonical(
+        f"`{text[:20]}` is no whole number"
+    )  # the parser knows it for a number: it can be printed
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.keys import IMAGE_ID_LENGTH, SALT_LENGTH, ImageId, mac, macs_equal
 from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.oci.digests import Digest, parse_digest
+from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.runs import Runs, are_disjoint, blocks_in, check_runs
 from keyvisor_guest.containers.thin import ThinRows, rows_for
 
@@ -198,7 +199,7 @@ def _read(members: dict[str, Any]) -> LayerMap:
         raise ValueError("its thin rows are not those of its runs")
     for left, where in ((members, "it"), (data, "its data"), (tags, "its tags")):
         if left:
-            raise ValueError(f"{where} has a member `{min(left)[:40]}`, which is unknown")
+            raise ValueError(f"{where} has a member {quoted(min(left))}, which is unknown")
     return result
 
 

@@ -25,6 +25,7 @@ from keyvisor_guest.containers.layer_map import (
 )
 from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.oci.blobs import BlobDirectory, Stored
+from keyvisor_guest.containers.oci.digests import Digest, parse_digest
 from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor
 from keyvisor_guest.containers.oci.secure_image import (
     BLOCKS_TYPES,
@@ -52,7 +53,7 @@ class LayerInput:
     read_at: Callable[[int, int], bytes]
     changed: Runs
     zero: Runs
-    diff_id: str  # of the source's layer: `sha256:` and 64 hex digits
+    diff_id: Digest  # of the source's layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +206,10 @@ class ImageWriter:
             return blob.commit(), b"".join(tags)
 
     def _name_source(self, plan: LayerPlan, source: LayerInput) -> str:
+        diff_id = parse_digest(source.diff_id)
         if plan.cipher is Cipher.CLEAR:
-            return source.diff_id
-        named = plan.layer.to_bytes(4, "big") + source.diff_id.encode()
+            return diff_id
+        named = plan.layer.to_bytes(4, "big") + diff_id.encode()
         return f"hmac-sha256:{mac(self._key.diff_key(self._image), named).hex()}"
 
 

@@ -7,6 +7,7 @@ import re
 from typing import Any, Final, NewType
 
 from keyvisor_guest.containers.errors import ImageRefused
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = ["Digest", "digest_of", "parse_digest", "spell"]
 
@@ -28,5 +29,5 @@ def digest_of(data: bytes) -> Digest:
 def parse_digest(text: Any) -> Digest:
     """`sha256:` and 64 lower-case hex digits. Raises ImageRefused for all else, another algorithm included."""
     if not isinstance(text, str) or not _SPELLING.fullmatch(text):
-        raise ImageRefused(f"`{str(text)[:80]}` is no digest: `sha256:` and 64 hex digits in lower case are")
+        raise ImageRefused(f"{quoted(text)} is no digest: `sha256:` and 64 hex digits in lower case are")
     return Digest(text)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.oci.documents import load_list
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = ["DockerArchive"]
 
@@ -59,7 +60,7 @@ class DockerArchive:
         """The config and the layers' names in the archive, bottom first: of the image with this tag, or of the only one."""
         found = [one for one in self._images if tag is None or tag in _texts(one, "RepoTags")]
         if len(found) != 1:
-            tags = ", ".join(f"`{one}`" for image in self._images for one in _texts(image, "RepoTags"))
+            tags = ", ".join(quoted(one) for image in self._images for one in _texts(image, "RepoTags"))
             raise ImageRefused(
                 f"`{self._path}` has {len(found)} such images: name one of {tags or 'its tags'}",
                 Refusal.MISSING,
@@ -99,7 +100,7 @@ class DockerArchive:
     def _read(self, name: str) -> bytes:
         member = self._file_named(name)
         if member.size > self._limits.document:
-            raise ImageRefused(f"`{name[:200]}` in `{self._path}` is too long", Refusal.LIMIT)
+            raise ImageRefused(f"{quoted(name)} in `{self._path}` is too long", Refusal.LIMIT)
         extracted = self._tar.extractfile(member)
         if extracted is None:
             raise self._lacks(name)
@@ -107,7 +108,7 @@ class DockerArchive:
             return extracted.read()
 
     def _lacks(self, name: str) -> ImageRefused:
-        return ImageRefused(f"`{self._path}` lacks `{name[:200]}`: save the image again", Refusal.MISSING)
+        return ImageRefused(f"`{self._path}` lacks {quoted(name)}: save the image again", Refusal.MISSING)
 
 
 class _Bounded(io.RawIOBase):

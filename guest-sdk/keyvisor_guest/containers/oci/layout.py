@@ -18,6 +18,7 @@ from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import BlobDirectory
 from keyvisor_guest.containers.oci.documents import INDEX, Descriptor, index_entries, load_object
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = ["LATEST", "REF_NAME", "OciLayout"]
 
@@ -63,7 +64,7 @@ class OciLayout:
         found = [one for one in images if tag is None or one.annotations.get(REF_NAME) == tag]
         if len({one.digest for one in found}) == 1:
             return found[0]
-        tags = ", ".join(f"`{one.annotations.get(REF_NAME, one.digest)}`" for one in images) or "none"
+        tags = ", ".join(quoted(one.annotations.get(REF_NAME, one.digest)) for one in images) or "none"
         wanted = "without a tag" if tag is None else f"with the tag `{tag}`"
         raise ImageRefused(f"`{self.path}` has {len(found)} images {wanted}: it has {tags}", Refusal.MISSING)
 

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from keyvisor_guest.containers.errors import ImageRefused
 from keyvisor_guest.containers.oci.digests import Digest, parse_digest
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = ["Reference"]
 
@@ -36,7 +37,7 @@ class Reference:
         found = _SPELLING.fullmatch(text) if len(text) <= _LONGEST else None
         if not found or not _is_host(found["host"]):
             raise ImageRefused(
-                f"`{text[:100]}` is no image in a registry: write `HOST[:PORT]/NAME[:TAG][@DIGEST]`"
+                f"{quoted(text)} is no image in a registry: write `HOST[:PORT]/NAME[:TAG][@DIGEST]`"
             )
         digest = parse_digest(found["digest"]) if found["digest"] else None
         return cls(found["host"], found["repository"], found["tag"] or "latest", digest)

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from keyvisor_guest.containers.errors import RegistryFailed
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = ["Exchange", "Login", "parse_challenge"]
 
@@ -70,7 +71,7 @@ class Exchange:
             response.close()
             if parts.scheme == "https" and urlsplit(target).scheme != "https":
                 raise RegistryFailed(
-                    f"`{parts.netloc}` leads away from TLS: that is refused", response.status
+                    f"{quoted(parts.netloc)} leads away from TLS: that is refused", response.status
                 )
             url = target
         raise RegistryFailed(f"`{self._host}` leads in a circle")
@@ -80,7 +81,7 @@ class Exchange:
     ) -> HTTPResponse:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryFailed(f"`{url[:200]}` is no address of a registry")
+            raise RegistryFailed(f"{quoted(url)} is no address of a registry")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         connection = None
@@ -97,5 +98,10 @@ class Exchange:
             if connection is not None:
                 connection.close()
             raise RegistryFailed(
-                f"`{parts.netloc}` does not answer ({error}): is it a registry, and is it running?"
+                f"{quoted(parts.netloc)} does not answer ({_reason(error)}): is it a registry, and is it running?"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a system said, or the kind of error: what the other side sent is in the others' texts."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

@@ -24,6 +24,7 @@ from keyvisor_guest.containers.oci.documents import (
     manifest_bytes,
     read_manifest,
 )
+from keyvisor_guest.containers.oci.quoting import quoted
 
 __all__ = [
     "BLOCKS_TYPES",
@@ -127,7 +128,7 @@ def parse_secure_manifest(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Secur
         raise ImageRefused("this is an ordinary image: make a secure one of it with `keyvisor image build`")
     if manifest.config.media_type != CONFIG_TYPE:
         raise ImageRefused(
-            f"the config is of the type `{manifest.config.media_type[:80]}`: pull the image again"
+            f"the config is of the type {quoted(manifest.config.media_type)}: pull the image again"
         )
     count, left = divmod(len(manifest.layers), _PER_LAYER)
     if count > limits.layers:

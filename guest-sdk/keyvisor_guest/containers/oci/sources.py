@@ -17,6 +17,7 @@ from keyvisor_guest.containers.oci.digests import Digest, parse_digest
 from keyvisor_guest.containers.oci.docker_archive import DockerArchive
 from keyvisor_guest.containers.oci.documents import Descriptor, load_object, read_manifest
 from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.oci.secure_image import is_secure
 from keyvisor_guest.containers.oci.transfer import choose_manifest
 
@@ -60,7 +61,7 @@ def from_layout(
         if layer.media_type.endswith("+encrypted"):
             raise ImageRefused("the image's layers are encrypted: decrypt it first")
         if not layer.media_type.startswith(_TAR_TYPES):
-            raise ImageRefused(f"a layer is a `{layer.media_type[:80]}`, and no tar")
+            raise ImageRefused(f"a layer is a {quoted(layer.media_type)}, and no tar")
     config = read_document(layout.blobs, manifest.config.digest, limits.document, manifest.config.size)
 
     def opener(blob: Descriptor) -> Callable[[], BinaryIO]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
@@ -15,11 +16,15 @@ from keyvisor_guest.containers.oci.documents import (
     read_manifest,
 )
 from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.oci.registry import Registry
 
 __all__ = ["choose_manifest", "pull", "push"]
 
-_DEPTH = 3  # indexes within indexes
+_DEPTH: Final = 3  # indexes within indexes
+_LARGEST: Final = (
+    DEFAULT_LIMITS.uncompressed * 5 // 4
+)  # bytes: all blobs of an image, with what its file system adds
 
 
 def pull(
@@ -40,10 +45,14 @@ def pull(
             break
         found, data = registry.manifest(_for_platform(index_entries(data), architecture).digest)
     if found.media_type not in MANIFESTS:
-        raise ImageRefused(f"`{registry.reference}` is a `{found.media_type[:80]}`, and no image")
+        raise ImageRefused(f"`{registry.reference}` is a {quoted(found.media_type)}, and no image")
     manifest = read_manifest(data)
     wanted = {one.digest: one for one in (manifest.config, *manifest.layers)}
     done, total = 0, sum(one.size for one in wanted.values())
+    if total > _LARGEST:
+        raise ImageRefused(
+            f"`{registry.reference}` has {total} bytes, at most {_LARGEST} are pulled", Refusal.LIMIT
+        )
     for blob in wanted.values():
         done += registry.pull_blob(blob, layout.blobs).size
         if progress:
@@ -83,7 +92,7 @@ def choose_manifest(
         if image.media_type not in INDEXES:
             break
         image = _for_platform(index_entries(data), architecture)
-    raise ImageRefused(f"{image.digest} is a `{image.media_type[:80]}`, and no image")
+    raise ImageRefused(f"{image.digest} is a {quoted(image.media_type)}, and no image")
 
 
 def _for_platform(entries: tuple[Descriptor, ...], architecture: str) -> Descriptor:
@@ -92,7 +101,9 @@ def _for_platform(entries: tuple[Descriptor, ...], architecture: str) -> Descrip
             return one
     if len(entries) == 1 and not entries[0].platform:
         return entries[0]
-    there = ", ".join(f"`{one.platform.get('os')}/{one.platform.get('architecture')}`" for one in entries)
+    there = ", ".join(
+        quoted(f"{one.platform.get('os')}/{one.platform.get('architecture')}") for one in entries
+    )
     raise ImageRefused(
         f"there is no image for `linux/{architecture}`: there is {there or 'none'}", Refusal.MISSING
     )

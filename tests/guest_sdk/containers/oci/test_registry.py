@@ -8,11 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from keyvisor_guest.containers.errors import ImageRefused, Refusal, RegistryFailed
-from keyvisor_guest.containers.oci.documents import Descriptor
+from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor
 from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.oci.references import Reference
 from keyvisor_guest.containers.oci.registry import Registry
 from keyvisor_guest.containers.oci.registry_http import Login, parse_challenge
+from keyvisor_guest.containers.oci.secure_image import CONFIG_TYPE
+from keyvisor_guest.containers.oci.transfer import pull
 
 BLOB = b"a layer's blocks" * 1000
 DIGEST = "sha256:" + hashlib.sha256(BLOB).hexdigest()
@@ -267,3 +270,28 @@ def test_challenges():
         "service": "s",
     }
     assert json.dumps(parse_challenge("Basic")) == '{"": "basic"}'
+
+
+def test_an_image_that_says_it_is_endless_is_not_pulled(tmp_path, serve):
+    story, host = serve()
+    config = {"mediaType": CONFIG_TYPE, "digest": DIGEST, "size": 1 << 50}
+    story.on(
+        "GET",
+        "/v2/pay/manifests/latest",
+        200,
+        json.dumps({"schemaVersion": 2, "config": config, "layers": []}).encode(),
+        Content_Type=MANIFEST,
+    )
+    with pytest.raises(ImageRefused) as caught:
+        pull(client(host), OciLayout(tmp_path / "image"), "v1")
+    assert caught.value.code is Refusal.LIMIT
+    assert len(story.seen) == 1
+
+
+def test_what_a_registry_writes_does_not_reach_a_terminal(tmp_path, serve):
+    story, host = serve()
+    story.on("GET", "/v2/pay/manifests/latest", 200, b"{}", Content_Type="text/\x1b[31mred")
+    with pytest.raises(ImageRefused) as caught:
+        pull(client(host), OciLayout(tmp_path / "image"), "v1")
+    assert str(caught.value).isprintable()
+    assert quoted("a`b\n\x1b" + "x" * 500) == "`a?b??" + "x" * 95 + "`"
