@@ -1,5 +1,5 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup compiler demo test search fuzz lint bench conformance docs clean
+.PHONY: setup compiler peers demo test search fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
@@ -11,7 +11,10 @@ compiler:
 demo: setup
 	@$(V)/keyvisor demo
 
-test: compiler setup
+peers:
+	@./scripts/container_peers.sh
+
+test: compiler peers setup
 	@$(V)/python -m pytest $(ARGS)
 
 # Sequences of five calls that might bring a key out: make search ARGS="-k python"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# What the tests of secure containers are held against, for `make test`: skopeo and docker-registry carry images, veritysetup checks a
+# hash tree. Does only what is missing; where they cannot be installed, those tests are skipped and say so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/system_packages.sh
+
+missing=()
+command -v skopeo >/dev/null || missing+=(skopeo)
+command -v docker-registry >/dev/null || missing+=(docker-registry)
+[ -e /usr/sbin/veritysetup ] || [ -e /sbin/veritysetup ] || missing+=(cryptsetup-bin)
+(install_packages "${missing[@]}") || echo "the tests that need them are skipped"
