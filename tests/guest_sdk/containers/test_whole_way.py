@@ -15,11 +15,8 @@ pytest.importorskip(
 )
 
 from keyvisor_guest.containers.budget import Budget
-from keyvisor_guest.containers.ext4.reading import VolumeReader
-from keyvisor_guest.containers.tar_layers import LayerReader
-from keyvisor_guest.containers.volume_states import Measured, build_states
-
 from keyvisor_guest.containers.chain import ExactImage
+from keyvisor_guest.containers.ext4.reading import VolumeReader
 from keyvisor_guest.containers.keys import VolumeKey
 from keyvisor_guest.containers.layer_map import Cipher
 from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor, Manifest, manifest_bytes
@@ -28,6 +25,8 @@ from keyvisor_guest.containers.oci.secure_image import CONFIG_TYPE
 from keyvisor_guest.containers.oci.sources import from_layout
 from keyvisor_guest.containers.portion import Portion
 from keyvisor_guest.containers.reader import ImageReader
+from keyvisor_guest.containers.tar_layers import LayerReader
+from keyvisor_guest.containers.volume_states import Measured, build_states
 from keyvisor_guest.containers.writer import ImageWriter, LayerInput, WriterOptions
 
 from .images import IMAGE, KEY, Counted
