@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from conformance.attacks.token import RefusedByToken, Token
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from conformance.attacks.token import RefusedByToken, Token
 from keyvisor_firmware.broker.hot.loop import HotLoop
 from keyvisor_firmware.broker.state_page import HsmState
 from keyvisor_hsm.cryptoki import CKA, CKM
@@ -39,7 +39,7 @@ class Plain:
             raise RefusedCall(str(refused)) from None
 
     def generate(self, asked: Asked) -> int:
-        return int(self._do(self.token._made, "C_GenerateKey", NativeMechanism(CKM.AES_KEY_GEN, None), {**asked, CKA.VALUE_LEN: SIZE}))  # fmt: skip
+        return int(self._do(self.token.aes, {**asked, CKA.VALUE_LEN: SIZE}))
 
     def create(self, asked: Asked) -> int:
         return int(self._do(self.token.create, {**AES, **asked}))
