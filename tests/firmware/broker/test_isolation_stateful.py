@@ -270,7 +270,8 @@ class Driver:
         one, by = self.shadow.use(client.model, handle, wrapping)
         other, _ = self.shadow.use(client.model, handle, wrapped)
         right = one | other if one >= DONE and other >= DONE else (one | other) - DONE
-        if by is not None and not by.wraps and one >= DONE:  # the module may look for this before the other key
+        # The module may look for this before it looks for the other key.
+        if by is not None and not by.wraps and one >= DONE:
             right = (right - DONE) | OTHER_SIDE
         _, said = self.call(
             client, right, "C_WrapKey", handle, Mechanism(CKM.AES_KEY_WRAP), wrapping, wrapped, 256
