@@ -82,7 +82,7 @@ class Token:
     def aes(self, asked: Asked) -> int:
         """Generate an AES key with these powers alone."""
         return self._made(
-            "C_GenerateKey", Mechanism(CKM.AES_KEY_GEN, None), {**_powers(asked), CKA.VALUE_LEN: SIZE}
+            "C_GenerateKey", Mechanism(CKM.AES_KEY_GEN, None), {CKA.VALUE_LEN: SIZE, **_powers(asked)}
         )
 
     def rsa(self, public: Asked, private: Asked) -> tuple[int, int]:

@@ -74,11 +74,15 @@ def private_halves(keys: KeyStore, session: int, modulus: bytes) -> list[int]:
 
 
 def settle_private_halves(keys: KeyStore, modulus: bytes, apqn: str) -> None:
-    """Let an RSA public key wrap: every private half only unwraps from now on, and one is there. Raises Refused."""
+    """Let an RSA public key wrap: every private half only unwraps from now on, and one that was
+    generated here is there. Raises Refused.
+    """
     with own_session(keys) as session:
         halves = private_halves(keys, session, modulus) if modulus else []
     settled = [facts for half in halves if (facts := settle(keys, half, Side.WRAPPING, apqn)) is not None]
-    if not settled or any(role_of(facts) is not Role.WRAPPING for facts in settled):
+    # One that was put in may be nobody's half: anybody who knows the modulus can make it up.
+    marked = any(facts.has(CKA.LOCAL) for facts in settled)
+    if not marked or any(role_of(facts) is not Role.WRAPPING for facts in settled):
         reason = (
             "nothing in the HSM says that the private half of this public key only unwraps; generate a pair whose private"
             " half has CKA_UNWRAP, and keep it there"

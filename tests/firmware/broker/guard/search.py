@@ -258,11 +258,10 @@ def search(
     return Result(None, len(seen), tried, refused)
 
 
-def _undone(
-    state: State,
-    before: tuple[list[tuple[int, str]], list[tuple[bytes, str]], set[bytes], object],
-    done: tuple[Callable[[State], None], ...],
-) -> State:
+_Before = tuple[list[tuple[int, str]], list[tuple[bytes, str]], set[bytes], object]
+
+
+def _undone(state: State, before: _Before, done: tuple[Callable[[State], None], ...]) -> State:
     for key, _ in state.keys[len(before[0]) :]:
         state.world.destroy(key)
     state.keys, state.blobs, state.read = before[:3]

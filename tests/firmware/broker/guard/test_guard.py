@@ -186,6 +186,22 @@ def test_a_public_key_without_its_private_half_does_not_wrap(peer: Peer, session
     assert rv == CKR.KEY_FUNCTION_NOT_PERMITTED
 
 
+def test_a_made_up_private_half_does_not_stand_for_the_real_one(peer: Peer, session: int) -> None:
+    """Elsewhere, in a session of another gate, the real half may be one that decrypts."""
+    public, private = rsa_pair(peer, session, [], [])
+    modulus = peer.attribute(session, public, CKA.MODULUS)
+    peer.call("C_DestroyObject", session, private)
+    made_up = [
+        *((CKA.CLASS, 3), (CKA.KEY_TYPE, 0), (CKA.MODULUS, modulus), (CKA.PUBLIC_EXPONENT, b"\1\0\1")),
+        *((part, b"\3") for part in (CKA.PRIVATE_EXPONENT, CKA.PRIME_1, CKA.PRIME_2)),
+        *((CKA.UNWRAP, True), (CKA.DECRYPT, False)),
+    ]
+    assert peer.call("C_CreateObject", session, made_up)
+    secret = aes(peer, session, *SECRET)
+    rv = peer.rv("C_WrapKey", session, Mechanism(CKM.RSA_PKCS), public, secret, 4096)
+    assert rv == CKR.KEY_FUNCTION_NOT_PERMITTED
+
+
 # --- where a key came from
 
 

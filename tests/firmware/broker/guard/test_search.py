@@ -39,8 +39,7 @@ class Plain:
             raise RefusedCall(str(refused)) from None
 
     def generate(self, asked: Asked) -> int:
-        mechanism = NativeMechanism(CKM.AES_KEY_GEN, None)
-        return int(self._do(self.token._made, "C_GenerateKey", mechanism, {**asked, CKA.VALUE_LEN: SIZE}))
+        return int(self._do(self.token.aes, {**asked, CKA.VALUE_LEN: SIZE}))
 
     def create(self, asked: Asked) -> int:
         return int(self._do(self.token.create, {**AES, **asked}))
