@@ -128,6 +128,8 @@ def require_allowed(
     control = grant.control
     if not control.points.points or call.name not in control.points.calls:
         return
+    if not control.points.concerning(call.name, _mechanism(call, values), control.rule):
+        return
     asked = _Asked.of(connection, session, grant, call, values)
     if asked is None:
         return
@@ -169,8 +171,9 @@ def require_call_allowed(grant: Grant, call: Call, apqn: str) -> None:
         raise _refused(apqn, grant.control, call, None, decision, {}, {})
 
 
+@lru_cache(maxsize=256)
 def refused_calls(control: Control) -> int:
-    """The calls without mechanism, template and key that are refused: a bit for each, by its id."""
+    """The calls without mechanism, template and key that are refused: a bit for each, by its id. Asked for each session."""
     if not control.points.points:
         return 0
     return sum(
