@@ -21,7 +21,7 @@ from ..encoder import CallFailed, Mechanism
 from ..in_process import Application, Bench, store_of
 from .search import FLAGS, SIZE, Asked, RefusedCall, Result, State, World, search
 
-DEPTH: Final = int(os.environ.get("KEYVISOR_TEST_SEARCH_DEPTH", "3"))
+DEPTH: Final = int(os.environ.get("KEYVISOR_TEST_SEARCH_DEPTH", "5"))
 AES: Final[Asked] = {CKA.CLASS: 4, CKA.KEY_TYPE: 0x1F}
 KW, ECB = CKM.AES_KEY_WRAP, CKM.AES_ECB
 
