@@ -110,7 +110,8 @@ def value_text(attribute: int, value: Value) -> str:
         curve = next((name for name, encodings in CURVES.items() if value in encodings), None)
         return curve or f"0x{value.hex()}"
     text = value.decode(errors="replace")
-    return text if text.isprintable() and "�" not in text else f"0x{value.hex()}"
+    plain = text.isprintable() and "�" not in text and not text.startswith("0x")
+    return text if plain else f"0x{value.hex()}"
 
 
 def _name(number: int, names: Mapping[str, int]) -> str:

@@ -170,6 +170,7 @@ def test_diff_of_a_policy_with_itself_is_nothing() -> None:
     assert (result.exit_code, result.stdout) == (0, "nothing changes\n")
     result = run("diff", "old.yaml", "old.yaml", "--inventory", "hsms.yaml", "--json")
     empty: dict[str, object] = {"hsms": [], "rules": [], "newly_allowed": [], "newly_refused": []}
+    empty |= {"requests_newly_allowed": [], "requests_newly_refused": []}
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"same": True, **empty})
 
 
