@@ -73,7 +73,7 @@ def _texts(matches: Sequence[Match]) -> Iterator[bytes]:
     # What is no UTF-8 is met by what is made here only where a wildcard meets it, which meets others just so.
     plain = [one.decode() for one in literals if _is_text(one)]
     known = set(literals)
-    for text in representatives(patterns, plain):
+    for text in representatives(tuple(dict.fromkeys(patterns)), tuple(plain)):
         data = text.encode()
         if data not in known:
             yield data

@@ -12,6 +12,7 @@ from keyvisor_policy.matching import secret_text
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.questions import Question, attribute_name, mechanism_name, value_text
 from keyvisor_policy.request_prove import AllowedRequest, RequestProof
+from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import shown
 
 
@@ -27,7 +28,7 @@ def implies_requests_claim(new: Policy, old: Policy, proof: RequestProof) -> Cla
             f"counterexample: {lets(example)} {of_what(example)}; in {shown(old.source)} {refuses(example)}:"
             f" {command(old, example)}"
         )
-        line, column = example.rule.line, example.rule.column
+        line, column = (1, 1) if example.rule is None else (example.rule.line, example.rule.column)
     detail: dict[str, object] = {
         "counterexample": None if example is None else request_example_value(new, old, example)
     }
@@ -38,18 +39,23 @@ def implies_requests_claim(new: Policy, old: Policy, proof: RequestProof) -> Cla
 
 def lets(example: AllowedRequest) -> str:
     """As in: rule `a` in line 4 lets be asked: C_SignInit with CKM_RSA_PKCS, key {CKA_MODULUS_BITS: 1024}."""
-    return f"rule {shown(example.rule.name)} in line {example.rule.line} lets be asked: {request_text(example.request)}"
+    rule = (
+        "binding" if example.rule is None else f"rule {shown(example.rule.name)} in line {example.rule.line}"
+    )
+    return f"{rule} lets be asked: {request_text(example.request)}"
 
 
 def of_what(example: AllowedRequest) -> str:
     """As in: of {apqn: ...} with secret `b`."""
-    secret = "" if example.rule.secret is None else f" with secret {secret_text(example.rule.secret)}"
-    return f"of {hsm_text(example.hsm)}{secret}"
+    secret = _secret(example.rule)
+    return f"of {hsm_text(example.hsm)}{'' if secret is None else f' with secret {secret_text(secret)}'}"
 
 
 def refuses(example: AllowedRequest) -> str:
     """As in: control point `big enough` (p.yaml:14) refuses it; where the rule is another one, through which."""
-    through = "" if example.other.name == example.rule.name else f" through rule {shown(example.other.name)}"
+    through = ""
+    if example.other is not None and example.other.name != example.request.on:
+        through = f" through rule {shown(example.other.name)}"
     return f"control point {shown(example.by.name)} ({example.by.origin}) refuses it{through}"
 
 
@@ -72,16 +78,16 @@ def command(policy: Policy, example: AllowedRequest) -> str:
     for option, template in (("--template", asked.template), ("--key", asked.key)):
         for attribute, text in _fields(template):
             words += [option, f"{attribute}={text}"]
-    if example.other.secret is not None:
+    if example.other is not None:
         words += ["--on", example.other.name]
     return f"`{shlex.join(words)}`"
 
 
 def request_example_value(new: Policy, old: Policy, example: AllowedRequest) -> dict[str, object]:
     """Something that the one policy lets be asked and the other does not, as JSON has it."""
-    secret = example.rule.secret
+    secret = _secret(example.rule)
     return {
-        "rule": {"file": new.source, "name": example.rule.name, "line": example.rule.line},
+        "rule": _rule_value(new, example.rule),
         "secret": None if secret is None else secret.name,
         "secret_id": None if secret is None else secret.id.hex(),
         "hsm": hsm_value(example.hsm),
@@ -90,8 +96,16 @@ def request_example_value(new: Policy, old: Policy, example: AllowedRequest) -> 
         "template": dict(_fields(example.request.template)),
         "key": dict(_fields(example.request.key)),
         "refused_by": _point_value(example.by),
-        "refusing_rule": {"file": old.source, "name": example.other.name, "line": example.other.line},
+        "refusing_rule": _rule_value(old, example.other),
     }
+
+
+def _secret(rule: Rule | None) -> Secret | None:
+    return None if rule is None else rule.secret
+
+
+def _rule_value(policy: Policy, rule: Rule | None) -> dict[str, object] | None:
+    return None if rule is None else {"file": policy.source, "name": rule.name, "line": rule.line}
 
 
 def _point_value(point: ControlPoint) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """What one policy lets its HSMs be asked and another does not, over all requests and HSMs there can be (policy.md, 3 and 4).
 
-An HSM is held through the first rule that permits it, and that rule's control points decide. So two policies are compared
-rule by rule: for each pair of rules that are the first of their policies for some HSM with the same secret, and for each call
-and mechanism, `request_search` looks for a request that one allows and the other refuses. Where one rule of a pair can
-never be the first while the other is, the pair does not count.
+An HSM is held through the first rule that permits it, and that rule's control points decide; what is bound without a rule is
+decided by those that are for any. So two policies are compared rule by rule: for each pair of rules that are the first of
+their policies for some HSM with the same secret, and for each call and mechanism, `request_search` looks for a request that
+one allows and the other refuses. Accelerators, and HSMs that are bound only, serve some calls and no others.
 
 A request is one call with one mechanism, the object that it makes, changes or lets out, and the key that it uses. Of a pair of
 keys each half is looked at by itself. Pure.
@@ -20,14 +20,14 @@ from typing import Final
 
 from keyvisor_policy.control_points import ControlPoint, ControlPoints, Decision
 from keyvisor_policy.hsms import Hsm, SecretId
-from keyvisor_policy.pkcs11.calls import FORMS, WITH_MECHANISM
+from keyvisor_policy.pkcs11.calls import FORMS, ON_ACCELERATORS, ON_BOUND, WITH_MECHANISM
 from keyvisor_policy.pkcs11.names import MECHANISMS
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.questions import Question
 from keyvisor_policy.region_index import Index
 from keyvisor_policy.regions import Box, intersect, left_of, of_pattern
-from keyvisor_policy.request_search import Found, allowed_and_refused
-from keyvisor_policy.rules import Rule
+from keyvisor_policy.request_search import Found, allowed_and_refused, kind_of_call, meaning
+from keyvisor_policy.rules import Pattern, Rule
 
 
 def _others(*names: str) -> tuple[int, ...]:
@@ -66,6 +66,7 @@ _USUAL: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """Calls and the names of mechanisms that are made for them. Only for which example comes first."""
 
+_ALL: Final = frozenset(FORMS)
 _NAMES: Final[Mapping[int, str]] = {number: name for name, number in reversed(MECHANISMS.items())}
 
 
@@ -78,21 +79,21 @@ def _is_unusual(asked: tuple[str, int | None]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AllowedRequest:
-    """A request that a policy allows on an HSM that it lets be held through `rule`, and another policy does not.
+    """A request that a policy allows on an HSM that is held through its `rule`, and another policy does not.
 
-    There `other` is the rule, and `by` the control point that refuses.
+    There `other` is the rule, and `by` the control point that refuses. None: the HSM is bound without a rule.
     """
 
-    rule: Rule
+    rule: Rule | None
     hsm: Hsm
     request: Question
-    other: Rule
+    other: Rule | None
     by: ControlPoint
 
     @property
     def secret_id(self) -> SecretId | None:
         """The secret's id; None where an accelerator is bound."""
-        return None if self.rule.secret is None else self.rule.secret.id
+        return None if self.rule is None or self.rule.secret is None else self.rule.secret.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,22 @@ def requests_newly_allowed(new: Policy, old: Policy) -> tuple[AllowedRequest, ..
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A rule, its region, and how many stand before it."""
+    """A rule, its region, and how many stand before it. Behind all rules is none, for what is bound without."""
 
     number: int
-    rule: Rule
+    rule: Rule | None
     box: Box
+
+    @property
+    def secret(self) -> SecretId | None:
+        return None if self.rule is None or self.rule.secret is None else self.rule.secret.id
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """The calls that get through to such an HSM."""
+        if self.box.mode == "accel":
+            return ON_ACCELERATORS
+        return ON_BOUND if self.secret is None else _ALL
 
 
 class _Comparison:
@@ -146,69 +158,87 @@ class _Comparison:
         self._mechanisms = sorted(
             {number for points in self._points for point in points.points for number in point.mechanisms}
         )
-        self._known: dict[tuple[str | None, str | None, ControlPoint | None], Found] = {}
+        self._known: dict[_Asked, Found] = {}
+        numbers: dict[object, int] = {}
+        self._meanings = {
+            id(point): numbers.setdefault(meaning(point), len(numbers))
+            for points in self._points
+            for point in points.points
+        }
 
     def first(self, by: ControlPoint | None = None) -> RequestProof:
         """The first request that is allowed by the one and refused by the other; by that point, if one is given."""
-        named = [
-            dict.fromkeys(self._as_named(side, place.rule) for place in places)
-            for side, places in enumerate((self._new, self._old))
-        ]
-        found = {(one, other): self._requests(one, other, by) for one, other in itertools.product(*named)}
-        cells = sum(one.cells for one in found.values())
-        if all(one.request is None for one in found.values()):
-            return RequestProof(cells)
+        looked_at: dict[_Asked, int] = {}
         earlier: dict[SecretId | None, list[Box]] = {}
         for place in self._new:
-            secret = _secret_of(place.rule)
-            before = earlier.setdefault(secret, [])
-            for box, other in self._near[secret].meeting(place.box) if secret in self._near else ():
-                request = found[self._as_named(0, place.rule), self._as_named(1, other.rule)].request
-                if request is None:
+            before = earlier.setdefault(place.secret, [])
+            for box, other in (
+                self._near[place.secret].meeting(place.box) if place.secret in self._near else ()
+            ):
+                asked = _Asked(self._as_named(0, place), self._as_named(1, other), place.serves, by)
+                found = self._requests(asked)
+                looked_at[asked] = found.cells
+                if found.request is None:
                     continue
                 hsm = self._held_through(place, box, other, before)
                 if hsm is not None:
-                    return RequestProof(cells, self._example(place.rule, other.rule, hsm, request))
+                    example = self._example(place.rule, other.rule, hsm, found.request)
+                    return RequestProof(sum(looked_at.values()), example)
             before.append(place.box)
-        return RequestProof(cells)
+        return RequestProof(sum(looked_at.values()))
 
-    def _as_named(self, side: int, rule: Rule) -> str | None:
+    def _as_named(self, side: int, place: _Place) -> str | None:
         """The rule's name where control points tell it from others."""
-        return rule.name if rule.name in self._named[side] else None
+        name = None if place.rule is None else place.rule.name
+        return name if name in self._named[side] else None
 
-    def _requests(self, allowing: str | None, refusing: str | None, by: ControlPoint | None) -> Found:
-        known = self._known.get((allowing, refusing, by))
+    def _requests(self, asked: _Asked) -> Found:
+        known = self._known.get(asked)
         if known is None:
-            known = self._known[allowing, refusing, by] = self._search(allowing, refusing, by)
+            known = self._known[asked] = self._search(asked)
         return known
 
-    def _search(self, allowing: str | None, refusing: str | None, by: ControlPoint | None) -> Found:
+    def _search(self, asked: _Asked) -> Found:
         new, old = self._points
         cells = 0
-        for call, mechanism in sorted(self._asked(by), key=_is_unusual):
-            refuse = old.concerning(call, mechanism, refusing)
-            if by is not None and by not in refuse:
+        nothing: set[object] = set()
+        for call, mechanism in sorted(self._calls(asked.serves, asked.by), key=_is_unusual):
+            allow = new.concerning(call, mechanism, asked.allowing)
+            refuse = old.concerning(call, mechanism, asked.refusing)
+            if asked.by is not None and asked.by not in refuse:
                 continue
-            found = allowed_and_refused(
-                call, mechanism, new.concerning(call, mechanism, allowing), refuse, by
-            )
+            same = (self._meant(allow), self._meant(refuse), asked.by, kind_of_call(call, mechanism))
+            if same in nothing:
+                continue
+            nothing.add(same)
+            found = allowed_and_refused(call, mechanism, allow, refuse, asked.by)
             cells += found.cells
             if found.request is not None:
                 return Found(found.request, cells)
         return Found(None, cells)
 
-    def _asked(self, by: ControlPoint | None) -> Iterator[tuple[str, int | None]]:
-        """Every call; with every mechanism that a point names, and one that stands for all others."""
+    def _meant(self, points: Sequence[ControlPoint]) -> tuple[int, ...]:
+        return tuple([self._meanings[id(point)] for point in points])
+
+    def _calls(self, served: frozenset[str], by: ControlPoint | None) -> Iterator[tuple[str, int | None]]:
+        """Every call that is served; with every mechanism that a point names, and one that stands for all others."""
         for call in FORMS:
+            if call not in served:
+                continue
             if by is not None and by.calls and call not in by.calls:
                 continue
             if call not in WITH_MECHANISM:
                 yield call, None
                 continue
             if by is None or not by.mechanisms:
-                yield call, next(number for number in _ELSE[call] if number not in self._mechanisms)
+                yield call, self._another(call)
             named = self._mechanisms if by is None or not by.mechanisms else by.mechanisms
             yield from ((call, mechanism) for mechanism in named)
+
+    def _another(self, call: str) -> int:
+        """A mechanism that no point names."""
+        every = itertools.chain(_ELSE[call], itertools.count(MECHANISMS["CKM_VENDOR_DEFINED"]))
+        return next(number for number in every if number not in self._mechanisms)
 
     def _held_through(self, place: _Place, box: Box, other: _Place, before: Sequence[Box]) -> Hsm | None:
         """An HSM for which both rules are their policy's first."""
@@ -216,17 +246,15 @@ class _Comparison:
         if common is None:
             return None
         others = [
-            there
-            for there, one in self._near[_secret_of(other.rule)].meeting(common)
-            if one.number < other.number
+            there for there, one in self._near[other.secret].meeting(common) if one.number < other.number
         ]
         left = left_of(common, [*before, *others])
         return None if left.box is None else left.box.witness()
 
-    def _example(self, rule: Rule, other: Rule, hsm: Hsm, request: Question) -> AllowedRequest:
+    def _example(self, rule: Rule | None, other: Rule | None, hsm: Hsm, request: Question) -> AllowedRequest:
         """Held against what `decide` says, which alone decides."""
         new, old = self._points
-        asked = dataclasses.replace(request, on=rule.name)
+        asked = dataclasses.replace(request, on=None if rule is None else rule.name)
         allowed, refused = _decided(new, asked, rule), _decided(old, asked, other)
         assert allowed.allowed, asked  # noqa: S101 - else the search and `decide` disagree
         assert refused.point is not None, asked  # noqa: S101 - the same
@@ -234,24 +262,33 @@ class _Comparison:
         return AllowedRequest(rule, hsm, asked, other, refused.point)
 
 
-def _decided(points: ControlPoints, asked: Question, rule: Rule) -> Decision:
-    return points.decide(asked.call, asked.mechanism, asked.template, asked.key, rule.name)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One search: the rules' names where points tell them from others, the calls that get through, the point that decides."""
+
+    allowing: str | None
+    refusing: str | None
+    serves: frozenset[str]
+    by: ControlPoint | None
 
 
-def _places(rules: Iterable[Rule]) -> tuple[_Place, ...]:
-    return tuple(
+def _decided(points: ControlPoints, asked: Question, rule: Rule | None) -> Decision:
+    on = None if rule is None else rule.name
+    return points.decide(asked.call, asked.mechanism, asked.template, asked.key, on)
+
+
+def _places(rules: Sequence[Rule]) -> tuple[_Place, ...]:
+    held = [
         _Place(number, rule, box)
         for number, rule in enumerate(rules)
         if (box := of_pattern(rule.hsm)) is not None
-    )
+    ]
+    bound = [of_pattern(Pattern(mode)) for mode in ("ep11", "accel")]
+    return (*held, *(_Place(len(rules), None, box) for box in bound if box is not None))
 
 
 def _by_secret(places: Iterable[_Place]) -> dict[SecretId | None, Index[_Place]]:
     listed: dict[SecretId | None, list[tuple[Box, _Place]]] = {}
     for place in places:
-        listed.setdefault(_secret_of(place.rule), []).append((place.box, place))
+        listed.setdefault(place.secret, []).append((place.box, place))
     return {secret: Index(its) for secret, its in listed.items()}
-
-
-def _secret_of(rule: Rule) -> SecretId | None:
-    return None if rule.secret is None else rule.secret.id

@@ -66,10 +66,19 @@ def allowed_and_refused(
         for one, what in zip(refusing, refuses, strict=True)
         if one is by or not _own_deny(one) or what not in denied
     ]
+    if not left:
+        return Found(None, 1)
     differing = [one for one in left if meaning(one) not in allows] + [
         one for one, what in zip(allowing, allows, strict=True) if what not in refuses
     ]
     return _Search(call, mechanism, allowing, left, differing, by).run()
+
+
+def kind_of_call(call: str, mechanism: int | None) -> object:
+    """What of a call matters to the search: the same for two that differ in nothing else but their points."""
+    classes = CLASSES_MADE.get(call)
+    implied = None if classes is None or mechanism is None else KEY_TYPES_MADE.get(mechanism)
+    return call in WITH_TEMPLATE, call in WITH_KEY, classes, implied
 
 
 def _own_deny(point: ControlPoint) -> bool:

@@ -7,8 +7,8 @@ all patterns at once then has finitely many states, and each state that it reach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
@@ -17,85 +17,69 @@ from keyvisor_policy.errors import Undecidable
 MOST_STATES: Final = 20_000
 _UNNAMED: Final = "xyz0123456789abcdefghijklmnopqrstuvw"
 
-_Places = frozenset[int]
+_Places = frozenset[tuple[int, int]]
+"""Of each pattern that a text may still fit its number, and the places before the characters that may come next."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """Places before each character of a pattern; `*` may be left out, and left again and again."""
+class _Automaton:
+    """Patterns, each a list of characters; in those of `wild` ones `*` may be left out, and left again and again."""
 
-    text: str
+    def __init__(self, patterns: Sequence[str], literals: Sequence[str]) -> None:
+        self._texts = (*patterns, *literals)
+        self._wild = len(patterns)
 
     def start(self) -> _Places:
-        return self._onward(frozenset({0}))
+        return frozenset(self._onward((number, 0) for number in range(len(self._texts))))
 
     def step(self, places: _Places, character: str) -> _Places:
-        reached = set()
-        for place in places:
-            if place == len(self.text):
+        return frozenset(self._onward(self._next(places, character)))
+
+    def fitting(self, places: _Places) -> frozenset[int]:
+        """The numbers of the patterns that a text fits which ends here."""
+        return frozenset(number for number, place in places if place == len(self._texts[number]))
+
+    def _next(self, places: _Places, character: str) -> Iterator[tuple[int, int]]:
+        for number, place in places:
+            text = self._texts[number]
+            if place == len(text):
                 continue
-            if self.text[place] == "*":
-                reached.add(place)
-            elif self.text[place] in ("?", character):
-                reached.add(place + 1)
-        return self._onward(frozenset(reached))
+            wanted, wild = text[place], number < self._wild
+            if wild and wanted == "*":
+                yield number, place
+            elif wanted == character or (wild and wanted == "?"):
+                yield number, place + 1
 
-    def fits(self, places: _Places) -> bool:
-        return len(self.text) in places
-
-    def _onward(self, places: _Places) -> _Places:
-        found = set(places)
-        for place in places:
-            while place < len(self.text) and self.text[place] == "*":
+    def _onward(self, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for number, place in places:
+            text = self._texts[number]
+            yield number, place
+            while number < self._wild and place < len(text) and text[place] == "*":
                 place += 1
-                found.add(place)
-        return frozenset(found)
+                yield number, place
 
 
-@dataclass(frozen=True, slots=True)
-class _Literal:
-    """A text of its own: `*` in it is a character."""
-
-    text: str
-
-    def start(self) -> _Places:
-        return frozenset({0})
-
-    def step(self, places: _Places, character: str) -> _Places:
-        return frozenset(
-            place + 1 for place in places if place < len(self.text) and self.text[place] == character
-        )
-
-    def fits(self, places: _Places) -> bool:
-        return len(self.text) in places
-
-
-def representatives(patterns: Sequence[str], literals: Sequence[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=256)
+def representatives(patterns: tuple[str, ...], literals: tuple[str, ...]) -> tuple[str, ...]:
     """One text for each set of `patterns` and `literals` that a text can fit at once, the shorter first.
 
     Raises Undecidable where there are too many ways for texts to go on.
     """
-    automata: list[_Pattern | _Literal] = [
-        *map(_Pattern, dict.fromkeys(patterns)),
-        *map(_Literal, dict.fromkeys(literals)),
-    ]
-    alphabet = _alphabet(patterns, literals)
-    start = tuple(one.start() for one in automata)
+    automaton, alphabet = _Automaton(patterns, literals), _alphabet(patterns, literals)
+    start = automaton.start()
     shortest = {start: ""}
-    cells: dict[tuple[bool, ...], str] = {}
+    cells: dict[frozenset[int], str] = {}
     waiting = [start]
     for state in waiting:
-        text = shortest[state]
-        cells.setdefault(tuple(one.fits(places) for one, places in zip(automata, state, strict=True)), text)
+        cells.setdefault(automaton.fitting(state), shortest[state])
         for character in alphabet:
-            then = tuple(one.step(places, character) for one, places in zip(automata, state, strict=True))
+            then = automaton.step(state, character)
             if then not in shortest:
                 if len(shortest) == MOST_STATES:
                     raise Undecidable(
                         f"more than {MOST_STATES:,} ways for a text to meet or miss these patterns:"
                         f" {_some(patterns)}; name fewer, or begin them with a text instead of `*`"
                     )
-                shortest[then] = text + character
+                shortest[then] = shortest[state] + character
                 waiting.append(then)
     return tuple(cells.values())
 

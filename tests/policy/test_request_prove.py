@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyvisor_policy import Hsm, NotPermitted, Pattern, Policy, Rule, Secret, secret_id
-from keyvisor_policy.control_points import Between, Condition, ControlPoint, ControlPoints, Is
+from keyvisor_policy import Hsm, Interval, NotPermitted, Pattern, Policy, Rule, Secret, secret_id
+from keyvisor_policy.control_points import Between, Condition, ControlPoint, ControlPoints, Is, Like
 from keyvisor_policy.hsms import SecretId
-from keyvisor_policy.pkcs11.calls import WITH_KEY, WITH_TEMPLATE
+from keyvisor_policy.pkcs11.calls import FORMS, ON_ACCELERATORS, ON_BOUND, WITH_KEY, WITH_TEMPLATE
 from keyvisor_policy.pkcs11.implied import CLASSES_MADE
 from keyvisor_policy.questions import Question, judged
 from keyvisor_policy.request_prove import implies_requests, requests_newly_allowed
 
 from .small_domain import EVERY, SECRETS, policies
-from .small_requests import BITS, CLASS, KEY_TYPE, SENSITIVE, one_of, point_lists
+from .small_requests import BITS, CLASS, KEY_TYPE, LABEL, SENSITIVE, one_of, point_lists
 
 ASKED: list[tuple[str, int | None]] = [
     *((call, mechanism) for call in ("C_SignInit", "C_WrapKey") for mechanism in (0x1, 0x1080, 0x40)),
@@ -27,6 +29,8 @@ ASKED: list[tuple[str, int | None]] = [
         for call in ("C_GenerateKey", "C_GenerateKeyPair")
         for mechanism in (0x0, 0x1, 0x1080)
     ),
+    ("C_DigestInit", 0x1),
+    ("C_DigestInit", 0x250),
     ("C_DestroyObject", None),
     ("C_CopyObject", None),
     ("C_GenerateRandom", None),
@@ -34,19 +38,22 @@ ASKED: list[tuple[str, int | None]] = [
 _LOOKED_AT = 30  # of each call, for each pair of rules
 
 
-def held_through(policy: Policy, hsm: Hsm, secret: SecretId | None) -> Rule | None:
-    """The rule through which the firmware lets the HSM be held."""
+_NOT_HELD = "not held"
+
+
+def held_through(policy: Policy, hsm: Hsm, secret: SecretId | None) -> Rule | str | None:
+    """The rule through which the firmware lets the HSM be held; None: it is bound without one."""
     if secret is None:
         return next((rule for rule in policy.rules_for(hsm) if rule.secret is None), None)
     try:
         return policy.permit(hsm, secret)
     except NotPermitted:
-        return None
+        return _NOT_HELD
 
 
-def allowed(policy: Policy, asked: Question, rule: Rule) -> bool:
-    points = policy.control_points
-    return points.decide(asked.call, asked.mechanism, asked.template, asked.key, rule.name).allowed
+def allowed(policy: Policy, asked: Question, rule: Rule | None) -> bool:
+    points, on = policy.control_points, None if rule is None else rule.name
+    return points.decide(asked.call, asked.mechanism, asked.template, asked.key, on).allowed
 
 
 @st.composite
@@ -55,14 +62,19 @@ def controlled(draw: st.DrawFn) -> Policy:
     return dataclasses.replace(policy, control_points=ControlPoints(draw(point_lists("rule 0", "rule 1"))))
 
 
-def pairs(new: Policy, old: Policy) -> set[tuple[Rule, Rule]]:
-    """The rules that are each policy's for one HSM."""
-    found = {
-        (held_through(new, hsm, secret), held_through(old, hsm, secret))
-        for hsm in EVERY
-        for secret in (None, *(secret.id for secret in SECRETS))
-    }
-    return {(one, other) for one, other in found if one is not None and other is not None}
+def pairs(new: Policy, old: Policy) -> Iterator[tuple[Rule | None, Rule | None, frozenset[str]]]:
+    """The rules that are each policy's for one HSM, and the calls that get through to it."""
+    seen = set()
+    for hsm in EVERY:
+        if not hsm.online or (hsm.mode == "ep11" and hsm.mkvp is None):
+            continue
+        for secret in (None, *(secret.id for secret in SECRETS)):
+            one, other = held_through(new, hsm, secret), held_through(old, hsm, secret)
+            bound = ON_ACCELERATORS if hsm.mode == "accel" else ON_BOUND
+            found = (one, other, frozenset(FORMS) if secret else bound)
+            if found not in seen and not isinstance(one, str) and not isinstance(other, str):
+                seen.add(found)
+                yield one, other, found[2]
 
 
 @settings(max_examples=150, deadline=None)
@@ -73,15 +85,18 @@ def test_implied_requests_agree_with_permit_and_decide(new: Policy, old: Policy,
     if found is not None:
         assert held_through(new, found.hsm, found.secret_id) == found.rule
         assert held_through(old, found.hsm, found.secret_id) == found.other
-        assert found.request.on == found.rule.name
+        assert found.request.on == (None if found.rule is None else found.rule.name)
+        assert found.secret_id is not None or found.request.call in (
+            ON_ACCELERATORS if found.hsm.mode == "accel" else ON_BOUND
+        )
         assert allowed(new, found.request, found.rule)
         assert not allowed(old, found.request, found.other)
         return
     looked_at = [one for policy in (new, old) for one in policy.control_points.points]
     of_template = {one.attribute for point in looked_at for one in point.template}
     of_key = {one.attribute for point in looked_at for one in point.key}
-    for one, other in pairs(new, old):
-        for call, mechanism in ASKED:
+    for one, other, served in pairs(new, old):
+        for call, mechanism in ((call, mechanism) for call, mechanism in ASKED if call in served):
             for _ in range(_LOOKED_AT):
                 template = one_of(of_template if call in WITH_TEMPLATE else set(), random)
                 key = one_of(of_key if call in WITH_KEY else set(), random)
@@ -170,9 +185,45 @@ def test_an_allow_that_is_gone_shows_the_profile_that_refuses_then() -> None:
         calls=frozenset({"C_GenerateKey"}),
         template=(Condition(KEY_TYPE, "AES", (Is(0x1F),)),),
     )
-    (example,) = requests_newly_allowed(policy(profile, allow), policy(profile))
+    example, *_ = requests_newly_allowed(policy(profile, allow), policy(profile))
     assert example.by == profile
     assert example.request.call == "C_GenerateKey"
     assert example.request.template[SENSITIVE] is False
     assert example.request.template[KEY_TYPE] == 0x1F
     assert implies_requests(policy(profile), policy(profile, allow)).proved
+
+
+def test_a_rule_of_accelerators_that_becomes_narrower_lets_go_of_those_that_it_held() -> None:
+    wide, narrow = (
+        Rule("tls", Pattern("accel", generation=Interval(lowest, None)), None, 1, 1) for lowest in (6, 7)
+    )
+    point = deny("raw", mechanisms=frozenset({0x3}), on="tls")
+    proof = implies_requests(policy(point, rules=(narrow,)), policy(point, rules=(wide,)))
+    assert proof.counterexample is not None
+    assert (proof.counterexample.rule, proof.counterexample.other) == (None, wide)
+    assert proof.counterexample.hsm.generation == 6
+    assert implies_requests(policy(point, rules=(wide,)), policy(point, rules=(narrow,))).proved
+
+
+def test_an_accelerator_is_asked_what_accelerators_serve() -> None:
+    rule = (Rule("tls", Pattern("accel"), None, 1, 1),)
+    for call, served in (("C_SignInit", True), ("C_GenerateKey", False)):
+        point = deny("no", calls=frozenset({call}))
+        assert implies_requests(policy(rules=rule), policy(point, rules=rule)).proved is not served
+
+
+def test_a_thousand_points_are_compared_in_seconds() -> None:
+    many = [
+        deny(f"p{number}", mechanisms=frozenset({number}), key=(SMALL,), template=(SMALLER,))
+        for number in range(500)
+    ] + [
+        deny(f"l{number}", template=(Condition(LABEL, "l", (Like(f"refused-{number}-*"),)),))
+        for number in range(500)
+    ]
+    start = time.monotonic()
+    assert implies_requests(policy(*many), policy(*reversed(many))).proved
+    changed = [*many[:-1], deny("l", template=(Condition(LABEL, "l", (Like("refused-499-?*"),)),))]
+    found = implies_requests(policy(*changed), policy(*many)).counterexample
+    assert found is not None
+    assert found.request.template == {LABEL: b"refused-499-"}
+    assert time.monotonic() - start < 60
