@@ -105,7 +105,8 @@ class Condition:
 class ControlPoint:
     """One rule of `requests`. Empty `calls` are any; empty `mechanisms` are any, and none; `on` is an association rule's name.
 
-    `profile` is the one that it comes from, None for the file's own; `origin` is where it stands.
+    `profile` is the one that it comes from, None for the file's own; `origin` is where it stands, `line` and `column` the
+    same from 1, which the gate is not told.
     """
 
     name: str
@@ -117,6 +118,13 @@ class ControlPoint:
     on: str | None = None
     profile: str | None = None
     origin: str = ""
+    line: int = field(default=1, compare=False)
+    column: int = field(default=1, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Its name, a profile's behind that of the profile, as in `no-export/no wrapping`."""
+        return self.name if self.profile is None else f"{self.profile}/{self.name}"
 
     @property
     def kind(self) -> Kind:

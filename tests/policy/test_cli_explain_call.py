@@ -139,7 +139,6 @@ def test_what_is_allowed_has_no_code() -> None:
         ([*GENERATE, "--template", "CKA_EXTRACTABLE=maybe"], "CKA_EXTRACTABLE: expected `true` or `false`"),
         ([*GENERATE, "--template", "CKA_VALUE=a"], "CKA_VALUE is key material"),
         (["--call", "C_Login", "--on", "paymnts"], "did you mean `payments`?"),
-        (["--call", "C_Login", "--on", "tls"], "`tls` binds accelerators and associates none; leave it out"),
         (["--call", "C_Login", "--hsm", "03.0011"], "is about an HSM; leave it out"),
         (["--hsm", "03.0011", "--mechanism", "CKM_RSA_PKCS"], "is about a call; give --call"),
         ([], "give both, or --call"),
