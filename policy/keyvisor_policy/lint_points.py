@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from keyvisor_policy.control_points import ControlPoint
+from keyvisor_policy.control_points import Condition, ControlPoint, Is
 from keyvisor_policy.pkcs11.calls import WITH_KEY, WITH_MECHANISM, WITH_TEMPLATE, named
 from keyvisor_policy.point_cover import apart, calls_met, covers
 from keyvisor_policy.policy import Policy
@@ -37,29 +37,62 @@ def about_points(policy: Policy) -> Iterator[Said]:
 
 
 class _Before:
-    """The file's own points, by what they name, so that not each is held against each."""
+    """The file's own points, by what they ask for, so that not each is held against each."""
 
     def __init__(self, points: Iterable[ControlPoint]) -> None:
-        self._numbers = {id(point): number for number, point in enumerate(points)}
-        self._about_any: list[ControlPoint] = []
-        self._by_mechanism: dict[int, list[ControlPoint]] = {}
-        for point in points:
-            if not point.mechanisms:
-                self._about_any.append(point)
-            for mechanism in point.mechanisms:
-                self._by_mechanism.setdefault(mechanism, []).append(point)
+        self._by: dict[object, list[tuple[int, ControlPoint]]] = {}
+        self._numbers: dict[int, int] = {}
+        for number, point in enumerate(points):
+            self._numbers[id(point)] = number
+            for asked in _asked_for(point):
+                self._by.setdefault(asked, []).append((number, point))
 
     def first_deciding(self, point: ControlPoint) -> ControlPoint | None:
         """A point that decides whatever this one could: a deny before any allow, and else the first in the file."""
-        named = self._by_mechanism[min(point.mechanisms)] if point.mechanisms else []
+        own = self._numbers[id(point)]
+        candidates = (one for given in _given(point) for one in self._by.get(given, ()))
         return next(
-            (other for other in (*self._about_any, *named) if self._decides_first(other, point)), None
+            (
+                other
+                for number, other in candidates
+                if (number < own if other.effect == point.effect else other.effect == "deny")
+                and covers(other, point)
+            ),
+            None,
         )
 
-    def _decides_first(self, other: ControlPoint, point: ControlPoint) -> bool:
-        if other.effect == point.effect:
-            return self._numbers[id(other)] < self._numbers[id(point)] and covers(other, point)
-        return other.effect == "deny" and covers(other, point)
+
+def _asked_for(point: ControlPoint) -> Iterable[object]:
+    """One of these has to be given by whatever the point covers: its mechanisms, or the values of an attribute."""
+    if point.mechanisms:
+        return point.mechanisms
+    values = (_values(where, one) for where, conditions in _conditions(point) for one in conditions)
+    return next(filter(None, values), [ANYTHING])
+
+
+def _given(point: ControlPoint) -> Iterator[object]:
+    """Of what `_asked_for` may name for a point that covers this one, one for each part of it."""
+    yield ANYTHING
+    if point.mechanisms:
+        yield min(point.mechanisms)
+    for where, conditions in _conditions(point):
+        for one in conditions:
+            yield from _values(where, one)[:1]
+
+
+ANYTHING: Final = "anything"
+
+
+def _conditions(point: ControlPoint) -> tuple[tuple[str, tuple[Condition, ...]], ...]:
+    return ("template", point.template), ("key", point.key)
+
+
+def _values(where: str, condition: Condition) -> list[object]:
+    """The values of which the condition wants one; nothing where it wants something else."""
+    if condition.negated:
+        return []
+    values = [(where, condition.attribute, one.value) for one in condition.one_of if isinstance(one, Is)]
+    return list(values) if len(values) == len(condition.one_of) else []
 
 
 def _unmet(point: ControlPoint) -> str:

@@ -36,11 +36,11 @@ def _needs(point: ControlPoint) -> Iterator[frozenset[str]]:
 def covers(wide: ControlPoint, narrow: ControlPoint) -> bool:
     """Whether `wide` surely matches every request that `narrow` matches."""
     return (
-        (not wide.calls or ((calls := calls_met(narrow)) is not None and calls <= wide.calls))
+        (wide.on is None or wide.on == narrow.on)
         and (not wide.mechanisms or (bool(narrow.mechanisms) and narrow.mechanisms <= wide.mechanisms))
-        and (wide.on is None or wide.on == narrow.on)
         and _all_follow(wide.template, narrow.template)
         and _all_follow(wide.key, narrow.key)
+        and (not wide.calls or ((calls := calls_met(narrow)) is not None and calls <= wide.calls))
     )
 
 
