@@ -163,7 +163,7 @@ def test_without_its_assertions_or_its_cases_mutants_of_the_policy_are_missed(
     bare = re.sub(rf"^{part}:\n(^[ \n].*\n?)*", "", shipped, flags=re.MULTILINE)
     policy = parse(bare, "shipped.yaml")
     assert not getattr(policy, part)
-    assert "missed" in {verdict(mutant, policy) for mutant in mutants(bare)}
+    assert any(verdict(mutant, policy) == "missed" for mutant in mutants(bare))
 
 
 @given(st.data(), policies(), inventories(), st.sets(st.sampled_from([secret.id for secret in SECRETS])))

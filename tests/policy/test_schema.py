@@ -113,7 +113,7 @@ def policies() -> Iterator[tuple[str, str]]:
     yield "README", next(block for block in blocks(readme) if "associations" in block)
     page = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
     tutorial = [block for words, block in told(page) if "`policy.yaml`" in words]
-    assert len(tutorial) == 5
+    assert len(tutorial) == 7
     yield "tutorial", "".join(tutorial)
     yield "tutorial without never", "".join(tutorial[:-1])
     for path in sorted((ROOT / "configs").rglob("policy.yaml")):
