@@ -108,7 +108,8 @@ class ControlPoint:
     """One rule of `requests`. `on` is an association rule's name.
 
     Empty `calls` are all that are decided (`pkcs11.calls`), empty `mechanisms` are any, and none.
-    `profile` is the one that it comes from, None for the file's own; `origin` is where it stands.
+        `profile` is the one that it comes from, None for the file's own; `origin` is where it stands, `line` and `column` the
+        same from 1, which the gate is not told.
     """
 
     name: str
@@ -120,6 +121,13 @@ class ControlPoint:
     on: str | None = None
     profile: str | None = None
     origin: str = ""
+    line: int = field(default=1, compare=False)
+    column: int = field(default=1, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Its name, a profile's behind that of the profile, as in `no-export/no wrapping`."""
+        return self.name if self.profile is None else f"{self.profile}/{self.name}"
 
     @property
     def kind(self) -> Kind:
