@@ -116,4 +116,5 @@ def value_text(attribute: int, value: Value) -> str:
 
 
 def _name(number: int, names: Mapping[str, int]) -> str:
-    return next((name for name, its in names.items() if its == number), f"{number:#x}")
+    # Of two names for one number the newer comes last.
+    return next((name for name, its in reversed(names.items()) if its == number), f"{number:#x}")

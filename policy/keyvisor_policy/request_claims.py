@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Iterator
+from typing import Final
 
 from keyvisor_policy.claims import Claim, hsm_text, hsm_value
 from keyvisor_policy.control_points import ControlPoint, Template
@@ -14,6 +17,8 @@ from keyvisor_policy.questions import Question, attribute_name, mechanism_name, 
 from keyvisor_policy.request_prove import AllowedRequest, RequestProof
 from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import shown
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def implies_requests_claim(new: Policy, old: Policy, proof: RequestProof) -> Claim:
@@ -64,9 +69,13 @@ def request_text(request: Question) -> str:
     parts = [str(request)]
     for name, template in (("template", request.template), ("key", request.key)):
         if template:
-            fields = ", ".join(f"{attribute}: {text}" for attribute, text in _fields(template))
+            fields = ", ".join(f"{attribute}: {_quoted(text)}" for attribute, text in _fields(template))
             parts.append(f"{name} {{{fields}}}")
     return ", ".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def command(policy: Policy, example: AllowedRequest) -> str:

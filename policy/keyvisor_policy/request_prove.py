@@ -48,7 +48,7 @@ _ELSE: Final[Mapping[str, tuple[int, ...]]] = {
     "C_VerifyInit": _SIGNATURE,
     "C_VerifyRecoverInit": _SIGNATURE,
     "C_GenerateKey": _others("AES_KEY_GEN", "GENERIC_SECRET_KEY_GEN"),
-    "C_GenerateKeyPair": _others("EC_KEY_PAIR_GEN", "RSA_PKCS_KEY_PAIR_GEN", "EC_EDWARDS_KEY_PAIR_GEN"),
+    "C_GenerateKeyPair": _others("RSA_PKCS_KEY_PAIR_GEN", "EC_KEY_PAIR_GEN", "EC_EDWARDS_KEY_PAIR_GEN"),
     "C_WrapKey": _WRAPPING,
     "C_UnwrapKey": _WRAPPING,
     "C_DeriveKey": _others("ECDH1_DERIVE"),
