@@ -117,4 +117,4 @@ def value_text(attribute: int, value: Value) -> str:
 
 def _name(number: int, names: Mapping[str, int]) -> str:
     # Of two names for one number the newer comes last.
-    return next((name for name, its in reversed(names.items()) if its == number), f"{number:#x}")
+    return next((name for name, its in reversed([*names.items()]) if its == number), f"{number:#x}")

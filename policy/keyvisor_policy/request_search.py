@@ -23,6 +23,7 @@ from keyvisor_policy.questions import Question
 MOST_CELLS: Final = 500_000
 
 Where: TypeAlias = Literal["template", "key"]
+_SIDES: Final[tuple[Where, ...]] = ("template", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class _Search:
             for (where, attribute), these in conditions.items()
         ]
         self._numbers = {key: number for number, key in enumerate(conditions)}
-        self._grouping = {where: _attributes(conditions, where) for where in ("template", "key")}
+        self._grouping = {where: _attributes(conditions, where) for where in _SIDES}
         self._allowing = [self._compiled(one) for one in allowing]
         self._refusing = [self._compiled(one) for one in refusing]
         self._by = None if by is None else self._compiled(by)
@@ -273,6 +274,6 @@ def _grouped(points: Iterable[ControlPoint]) -> dict[tuple[Where, int], list[Con
 _SIZE_OF: Final[Mapping[int, int]] = {teller: size for size, teller in SIZES.items()}
 
 
-def _attributes(grouped: Mapping[tuple[Where, int], Iterable[Condition]], where: str) -> dict[int, int]:
+def _attributes(grouped: Mapping[tuple[Where, int], Iterable[Condition]], where: Where) -> dict[int, int]:
     """Attribute -> the attribute under which it is grouped."""
     return {one.attribute: key for (side, key), these in grouped.items() if side == where for one in these}
