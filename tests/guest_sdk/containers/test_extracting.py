@@ -213,6 +213,47 @@ def test_symlinks_are_links_and_lead_nobody(tmp_path: Path) -> None:
     assert inside.read_bytes() == b"1"
 
 
+class Swapping:
+    """A volume whose blocks come as they are, and that swaps a directory for a symlink while a file's content is read."""
+
+    def __init__(self, source: VolumeReader, file: bytes, inside: Path, outside: Path) -> None:
+        self._read_at = source._read_at
+        (extent, *_) = source.extents(source.find(tuple(file.split(b"/"))))
+        self._start = extent.start * 4096
+        self._inside = inside
+        self._outside = outside
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        if offset == self._start and not self._inside.is_symlink():
+            self._inside.rename(self._inside.with_name("moved"))
+            self._inside.symlink_to(self._outside)
+        return self._read_at(offset, length)
+
+
+def test_a_directory_that_becomes_a_symlink_meanwhile_leads_nobody_out(tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    source = volume(tmp_path, [file("etc/a", b"1" * 5000), file("etc/b", b"2"), file("etc/sub/c", b"3")])
+    put_out(VolumeReader(Swapping(source, b"etc/a", out / "etc", outside)), out)
+    assert os.listdir(outside) == []
+    assert sorted(os.listdir(out / "moved")) == ["a", "b", "sub"]
+
+
+def test_a_second_name_is_not_taken_from_where_a_symlink_leads(tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    (outside / "a").write_text("somebody else's")
+    layer = [
+        file("etc/a", b"1"),
+        other("zz", Kind.HARD_LINK, target=(b"etc", b"a")),
+        file("file", b"2" * 5000),
+    ]
+    source = volume(tmp_path, layer)
+    with pytest.raises(Unextractable, match="zz"):
+        put_out(VolumeReader(Swapping(source, b"file", out / "etc", outside)), out)
+    assert not (out / "zz").exists()
+
+
 def evil_volume(directory: Path, *names: bytes) -> VolumeReader:
     """A volume with names that no layer can make: straight into the root directory's block."""
     path = directory / "volume"
