@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -298,6 +299,38 @@ def test_holes_stay_holes_and_names_of_one_file_stay_one(tmp_path: Path) -> None
     assert seen.st_nlink == 2
     assert seen.st_blocks * 512 < 1 << 20
     assert (found.files, found.hard_links, found.bytes) == (1, 1, 4099)
+
+
+def test_a_file_that_ends_in_a_hole_has_its_whole_length(tmp_path: Path) -> None:
+    put_out(volume(tmp_path, [file("a", b"x" + bytes(9000)), file("b", bytes(5000))]), tmp_path / "out")
+    assert (tmp_path / "out/a").read_bytes() == b"x" + bytes(9000)
+    assert (tmp_path / "out/b").read_bytes() == bytes(5000)
+
+
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # version 2, effective: cap_net_bind_service
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="file capabilities and trusted attributes take root")
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (NOTHING, {"user.a"}),
+        (ExtractOptions(owners=True), {"user.a", "trusted.b"}),
+        (ExtractOptions(set_id=True), {"user.a", "security.capability"}),
+        (EVERYTHING, {"user.a", "trusted.b", "security.capability"}),
+    ],
+)
+def test_attributes_come_as_they_are_asked_for(
+    tmp_path: Path, options: ExtractOptions, kept: set[str]
+) -> None:
+    xattrs = ((b"security.capability", CAPABILITY), (b"trusted.b", b"2"), (b"user.a", b"1"))
+    found = put_out(volume(tmp_path, [file("a", b"x", xattrs=xattrs)]), tmp_path / "out", options)
+    there = {name: os.getxattr(tmp_path / "out/a", name) for name in os.listxattr(tmp_path / "out/a")}
+    if "user.a" not in there:
+        pytest.skip("the file system of the tests keeps no attributes")
+    assert there.keys() == kept
+    assert all(there[name.decode()] == value for name, value in xattrs if name.decode() in kept)
+    assert found.attributes_left == 3 - len(kept)
 
 
 def test_directories_get_their_modes_when_all_is_in_them(tmp_path: Path) -> None:
