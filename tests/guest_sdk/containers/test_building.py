@@ -127,4 +127,7 @@ def test_what_cannot_be_is_refused_before_the_long_part(
 
 def test_an_id_is_the_names_and_nobody_elses() -> None:
     assert image_id_of_name("payments") == image_id_of_name("payments")
-    assert len({image_id_of_name(name) for name in ("payments", "Payments", "payments ", "")}) == 4
+    assert len({image_id_of_name(name) for name in ("payments", "Payments", "payments ", "payménts")}) == 4
+    for name in ("", "\udcff", "a\n", "a" * 257):
+        with pytest.raises(Unbuildable, match="printable text"):
+            image_id_of_name(name)
