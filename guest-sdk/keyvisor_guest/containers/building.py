@@ -30,7 +30,9 @@ from keyvisor_guest.containers.writer import BuiltImage, ImageWriter, LayerInput
 __all__ = ["BuildOptions", "Progress", "Step", "build_image", "image_id_of_name"]
 
 _NAME_LABEL: Final = b"keyvisor image\0"
-_LARGEST: Final = 1 << 40  # bytes of a volume: what makes it takes long for more, and layers hold 16 GiB at most
+_LARGEST: Final = (
+    1 << 40
+)  # bytes of a volume: what makes it takes long for more, and layers hold 16 GiB at most
 _TOLD: Final = 256  # entries between two words of progress
 
 

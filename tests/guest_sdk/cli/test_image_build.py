@@ -186,7 +186,11 @@ def test_a_bare_key_needs_a_root(keyvisor: Callable[..., Any], desk: Path) -> No
         (("source", "-o", "out", "--key", "there"), 1, "carries no volume key"),
         (("source", "-o", "out", "--recipient", "pgp:x"), 2, "jwe:FILE"),
         (("source", "-o", "out", "--recipient", "jwe:there"), 1, "no public key"),
-        (("source", "-o", "out", "--key-out", "key", "--size", "1000T", "--cipher", "xts"), 1, "ask for less"),
+        (
+            ("source", "-o", "out", "--key-out", "key", "--size", "1000T", "--cipher", "xts"),
+            1,
+            "ask for less",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_told_with_the_way_out_and_leaves_nothing(
