@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from keyvisor_guest.cli import image_build, image_files, image_look, image_thin, image_transfer
+from keyvisor_guest.cli import (
+    image_build,
+    image_files,
+    image_look,
+    image_ocicrypt,
+    image_thin,
+    image_transfer,
+)
 from keyvisor_policy.terminal import verb
 
 app = verb("Secure containers: build them, look into them, move them.", group=True)
@@ -18,3 +25,4 @@ for command in (
     image_transfer.pull,
 ):
     app.command()(command)
+app.add_typer(image_ocicrypt.app, name="ocicrypt")
