@@ -4,7 +4,9 @@
     ├── ImageRefused       an image or a layer that is not used (carries the refusal's code); nothing of it was
     │   └── BlockRefused   one block is not as its owner built it (carries its number): the reader gets EIO, never bytes
     ├── KeyRefused         a key that is none, or that does not open what it should
+    ├── NotInImage         a path that leads to nothing in the image, or to something of another kind
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
+    ├── Unextractable      a tree that does not come out whole: a name that leads out, no room, too deep
     ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
 
@@ -22,9 +24,11 @@ __all__ = [
     "ContainerError",
     "ImageRefused",
     "KeyRefused",
+    "NotInImage",
     "Refusal",
     "RegistryFailed",
     "Unbuildable",
+    "Unextractable",
     "VolumeUnusable",
 ]
 
@@ -74,8 +78,16 @@ class KeyRefused(ContainerError):
     """A key that is none, or that does not open what it should."""
 
 
+class NotInImage(ContainerError):
+    """A path that leads to nothing in the image, or to something of another kind than is asked for."""
+
+
 class Unbuildable(ContainerError):
     """What was asked for cannot be built."""
+
+
+class Unextractable(ContainerError):
+    """A tree that does not come out whole. What came out until then is there."""
 
 
 class VolumeUnusable(ContainerError):
