@@ -32,7 +32,7 @@ def cells(attribute: int, conditions: Iterable[Condition]) -> tuple[Template, ..
     for one in conditions:
         by_attribute.setdefault(one.attribute, []).extend(one.one_of)
     own = by_attribute.pop(attribute, [])
-    found = [ABSENT, *({attribute: value} for value in values(attribute, own))]
+    found: list[Template] = [ABSENT, *({attribute: value} for value in values(attribute, own))]
     for teller, matches in by_attribute.items():
         found += _telling(teller, matches, own)
     return tuple(found)

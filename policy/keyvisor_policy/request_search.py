@@ -261,12 +261,14 @@ def _sides(point: ControlPoint) -> Iterator[tuple[Where, tuple[Condition, ...]]]
 
 def _grouped(points: Iterable[ControlPoint]) -> dict[tuple[Where, int], list[Condition]]:
     """Conditions by what they are about; a number that tells a size goes with the size, where both are looked at."""
-    listed = [(where, one) for point in points for where, conditions in _sides(point) for one in conditions]
+    listed: list[tuple[Where, Condition]] = [
+        (where, one) for point in points for where, conditions in _sides(point) for one in conditions
+    ]
     looked_at = {(where, one.attribute) for where, one in listed}
     grouped: dict[tuple[Where, int], list[Condition]] = {}
     for where, one in listed:
         size = _SIZE_OF.get(one.attribute, one.attribute)
-        key = (where, size if (where, size) in looked_at else one.attribute)
+        key: tuple[Where, int] = (where, size if (where, size) in looked_at else one.attribute)
         grouped.setdefault(key, []).append(one)
     return grouped
 
