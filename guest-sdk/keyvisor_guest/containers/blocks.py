@@ -14,6 +14,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -71,10 +72,17 @@ class _Gcm:
         self._aead = AESGCM(key)
         self._place = place
         self._spare: list[_Scratch] = []
-        buffer = memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
-        self._buffer = buffer
-        # Each block's tag falls where the next block begins, which then overwrites it: no block is copied.
-        self._slots = [
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """Made by who seals: a reader of a hundred layers needs none of a hundred."""
+        return memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
+
+    @cached_property
+    def _slots(self) -> list[tuple[memoryview, memoryview]]:
+        """Each block's tag falls where the next block begins, which then overwrites it: no block is copied."""
+        buffer = self._buffer
+        return [
             (buffer[at : at + BLOCK + _TAG], buffer[at + BLOCK : at + BLOCK + _TAG])
             for at in range(0, RUN_BLOCKS * BLOCK, BLOCK)
         ]
@@ -151,7 +159,11 @@ class _Xts:
     def __init__(self, key: bytes, place: _Place) -> None:
         self._algorithm = AES(key)
         self._place = place
-        self._buffer = memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """Made by who seals."""
+        return memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
 
     def seal(self, first: int, plain: memoryview) -> tuple[memoryview, bytes]:
         tags = []
