@@ -37,8 +37,8 @@ def container_tables(figures: Figures, _method: Figures) -> Iterator[Table]:
     """Blocks in memory, steps by size, opening by size, and growth with layers."""
     yield _speeds(figures["speeds"])
     yield _steps(figures["sizes"])
-    yield _opening("size", "MiB", figures["sizes"])
-    yield _opening("layers", "layers", figures["layers"])
+    yield _opening("size", " MiB", figures["sizes"])
+    yield _opening("layers", "", figures["layers"])
 
 
 def _speeds(figures: Figures) -> Table:
@@ -92,7 +92,7 @@ def _opening(what: str, unit: str, by: Figures) -> Table:
         f"Containers: growth in {what}",
         "Medians with the least and the most of the rounds. Opening verifies maps, tags, config and root, and no block: it"
         " grows with the tags, which are 0.4 % of the data, and not with the data.",
-        ("what", *(f"{name} {unit}" for name in by)),
+        ("what", *(f"{name}{unit}" for name in by)),
         (
             row("tars, MB", (_mega(one["tars"]) for one in found)),
             row("stored blocks, MB", (_mega(one["data"]) for one in found)),
