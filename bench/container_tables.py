@@ -90,8 +90,8 @@ def _opening(what: str, unit: str, by: Figures) -> Table:
     found = list(by.values())
     return Table(
         f"Containers: growth in {what}",
-        "Medians with the least and the most of the rounds. Opening verifies maps, tags, config and root, and no block: it"
-        " grows with the tags, which are 0.4 % of the data, and not with the data.",
+        "Medians with the least and the most of the rounds. Opening reads and verifies maps, tags, config and root,"
+        " and no block: so it grows with 0.4 % of the data, which are the tags, and with the number of layers.",
         ("what", *(f"{name}{unit}" for name in by)),
         (
             row("tars, MB", (_mega(one["tars"]) for one in found)),
