@@ -6,9 +6,8 @@ Two ways, by the key's kind:
     AES   AES-256-GCM under a key that only the HSM's AES key makes: KDF in counter mode with CMAC (NIST SP 800-108, 4.1)
           over a fresh salt. The AES key stays where it is, and what opens was sealed by whoever may use it.
 
-The AES key is asked for CMACs and not for GCM: Debian 12's client carries no mechanism with an IV, and a key that only signs can
-do nothing else. `Context` keeps apart what is sealed for different uses: a layer's options never open as a release.
-Knows no HSM: what only the key can do is handed in.
+The AES key is asked for single blocks and not for GCM: Debian 12's client carries no mechanism with an IV. `Context` keeps
+apart what is sealed for different uses: a layer's options never open as a release. Knows no HSM: what only the key can do is handed in.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Context(enum.StrEnum):
     LAYER_OPTIONS = "keyvisor ocicrypt layer options"
 
 
-Cmac: TypeAlias = Callable[[bytes], bytes]  # AES-CMAC under the key in the HSM
+Cmac: TypeAlias = Callable[[bytes], bytes]  # AES-CMAC under a key that is elsewhere
 OaepDecrypt: TypeAlias = Callable[[bytes, OaepHash], bytes]  # raises ValueError for what is not for this key
 
 _HASHES: Final = {OaepHash.SHA256: SHA256, OaepHash.SHA1: SHA1}
@@ -78,7 +77,7 @@ def wrap_rsa(payload: bytes, public: RSAPublicKey, hashed: OaepHash) -> bytes:
     if public.key_size < MINIMUM_BITS:
         raise KeyRefused(f"an RSA key of {public.key_size} bits is too short: use {MINIMUM_BITS} or more")
     algorithm = _HASHES[hashed]
-    room = public.key_size // 8 - 2 * algorithm.digest_size - 2
+    room = public.key_size // 8 - 2 * algorithm().digest_size - 2
     if len(payload) > room:
         raise KeyRefused(f"{len(payload)} bytes do not fit into one RSA block, which has room for {room}")
     blob = public.encrypt(payload, OAEP(MGF1(algorithm()), algorithm(), None))
