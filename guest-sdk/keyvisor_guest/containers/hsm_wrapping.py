@@ -7,7 +7,7 @@ an AES key opens was sealed by whoever may use the key, and counts.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -23,13 +23,14 @@ from keyvisor_guest.containers.key_wrapping import (
     wrap_rsa,
 )
 from keyvisor_guest.containers.ocicrypt import unwrap_annotation
-from keyvisor_guest.containers.release import Release, parse_release, release_bytes
+from keyvisor_guest.containers.release import Release, parse_release, release_bytes, released_for
 
 __all__ = ["PROVIDER", "Wrapped", "open_for", "release_from_hsm", "wrap_for", "wrap_release"]
 
 PROVIDER: Final = "provider.keyvisor"  # the scheme of what only an AES key of an HSM opens
 _PKCS11: Final = "pkcs11"
 _JWE: Final = "jwe"
+_MAX_PARTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,14 @@ def release_from_hsm(
 ) -> Release:
     """The release that an image carries for the key. `exact`: the root, where the owner says it. Raises KeyRefused."""
     if isinstance(key, AesInHsm):
-        release = parse_release(open_sealed(_annotated(wrapped_keys, PROVIDER), Context.RELEASE, key.cmac))
-        if exact is not None and release.demand != exact:
-            raise KeyRefused(
-                "the key was released for something else than `--root` names: leave `--root` out, or name another key"
-            )
-        return release
+        sealed = _first(
+            _annotated(wrapped_keys, PROVIDER), lambda one: open_sealed(one, Context.RELEASE, key.cmac)
+        )
+        return released_for(parse_release(sealed), exact)
     if exact is None:
         raise KeyRefused("anybody can wrap a key for an RSA key: say with `--root` which image is meant")
     if _PKCS11 in wrapped_keys:
-        opened = open_rsa(_annotated(wrapped_keys, _PKCS11), key.decrypt)
+        opened = _first(_annotated(wrapped_keys, _PKCS11), lambda one: open_rsa(one, key.decrypt))
     elif _JWE in wrapped_keys:
         opened = unwrap_annotation(wrapped_keys[_JWE], key.unwrap_jwe)
     else:
@@ -96,11 +95,22 @@ def release_from_hsm(
     return replace(parse_release(opened), demand=exact)
 
 
-def _annotated(wrapped_keys: Mapping[str, str], scheme: str) -> bytes:
+def _first(wrapped: Sequence[bytes], opening: Callable[[bytes], bytes]) -> bytes:
+    """What the first of them that the key opens holds. Raises KeyRefused as for the last."""
+    for one in wrapped[:-1]:
+        try:
+            return opening(one)
+        except KeyRefused:
+            continue
+    return opening(wrapped[-1])
+
+
+def _annotated(wrapped_keys: Mapping[str, str], scheme: str) -> list[bytes]:
+    """Commas stand between what was wrapped at several times."""
     if scheme not in wrapped_keys:
         raise _not_there(scheme)
     try:
-        return base64.b64decode(wrapped_keys[scheme], validate=True)
+        return [base64.b64decode(one, validate=True) for one in wrapped_keys[scheme].split(",")[:_MAX_PARTS]]
     except ValueError:
         raise KeyRefused(f"the image's key under `{scheme}` is no base64: pull the image again") from None
 

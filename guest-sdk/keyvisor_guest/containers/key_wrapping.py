@@ -7,7 +7,7 @@ Two ways, by the key's kind:
           over a fresh salt. The AES key stays where it is, and what opens was sealed by whoever may use it.
 
 The AES key is asked for single blocks and not for GCM: Debian 12's client carries no mechanism with an IV. `Context` keeps
-apart what is sealed for different uses: a layer's options never open as a release. Knows no HSM: what only the key can do is handed in.
+apart what is sealed for different uses: a layer's options never open as a release. Knows no HSM.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from keyvisor_guest.containers.errors import ImageRefused
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import read_document
-from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor
-from keyvisor_guest.containers.oci.layout import LATEST, REF_NAME, OciLayout
+from keyvisor_guest.containers.oci.documents import Descriptor
+from keyvisor_guest.containers.oci.layout import OciLayout
 from keyvisor_guest.containers.oci.secure_image import parse_secure_manifest, rewrapped
 from keyvisor_guest.containers.reader import ImageReader
 from keyvisor_guest.containers.release import Release
@@ -32,21 +32,26 @@ class Rewrapped:
 def rewrap(
     layout: OciLayout, image: Descriptor, release: Release, wrapped: Mapping[str, str], *, drop: bool
 ) -> Rewrapped:
-    """Put `wrapped`, the release by scheme, into the image's manifest, and give that the image's tag.
+    """Put `wrapped`, the release by scheme, into the image's manifest, in the place of the one that the index names.
 
-    The release has to open the image first. With `drop` it is wrapped for nobody else any more; without, what is there under
-    other schemes stays. Raises ImageRefused for what the release does not open, and where nothing would be left.
+    The release has to open the image first. With `drop` it is wrapped for nobody else any more; without, who is there stays.
+    Raises ImageRefused for what the release does not open, and where nothing would be left.
     """
     data = read_document(layout.blobs, image.digest, DEFAULT_LIMITS.document)
     with ImageReader.open(layout.blobs, image.digest, release.key, release.demand):
         pass
     before = {} if drop else parse_secure_manifest(data).wrapped_keys
-    after = {**before, **wrapped}
+    after = {**before, **{scheme: _joined(before.get(scheme), text) for scheme, text in wrapped.items()}}
     if not after:
         raise ImageRefused("for nobody? name a recipient, or the image's key is in no manifest any more")
     stored = layout.blobs.put(rewrapped(data, after))
-    made = Descriptor(MANIFEST, stored.digest, stored.size, image.annotations, image.platform)
-    layout.tag(made, image.annotations.get(REF_NAME, LATEST))
+    made = Descriptor(image.media_type, stored.digest, stored.size, image.annotations, image.platform)
+    layout.replace(image, made)
     if image.digest not in {one.digest for one in layout.images()}:
         layout.blobs.path_of(image.digest).unlink(missing_ok=True)
     return Rewrapped(made, tuple(sorted(after)))
+
+
+def _joined(before: str | None, text: str) -> str:
+    """As ocicrypt joins what was wrapped at several times."""
+    return text if before is None else f"{before},{text}"
