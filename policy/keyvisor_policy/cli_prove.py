@@ -172,15 +172,20 @@ def _request_claims(new: Policy, old: Policy) -> Iterator[tuple[Claim, Policy, N
 
 def _replayed(claims: list[tuple[Claim, Policy, Allowed | None]]) -> list[Replayed | None]:
     """What a firmware does with each counterexample; nothing for what is proved, and for a rule that is shadowed."""
-    from keyvisor_policy.replaying import replayer
+    from keyvisor_policy.replaying import REQUEST_NOT_REPLAYED, replayer
+    from keyvisor_policy.request_claims import IMPLIES_REQUESTS
     from keyvisor_policy.strict_yaml import read_file
 
     ask = replayer()
     if ask is None:
         fail("nobody here can start a firmware: install `keyvisor[firmware]`, or leave `--replay` out")
     return [
-        None if example is None else ask(read_file(Path(allowing.source)).decode(), example)
-        for _, allowing, example in claims
+        REQUEST_NOT_REPLAYED
+        if claim.claim == IMPLIES_REQUESTS and not claim.proved
+        else None
+        if example is None
+        else ask(read_file(Path(allowing.source)).decode(), example)
+        for claim, allowing, example in claims
     ]
 
 

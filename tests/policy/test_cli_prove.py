@@ -176,6 +176,15 @@ def test_what_may_be_asked_is_held_against_another_policy() -> None:
 
 
 @pytest.mark.usefixtures("asked")
+def test_a_request_is_not_replayed_and_that_is_said() -> None:
+    result = run("prove", "less.yaml", "--implies", "asked.yaml", "--replay")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[2] == (
+        "  replayed: not replayed: requests need keys to be asked about: the command above shows what decides"
+    )
+
+
+@pytest.mark.usefixtures("asked")
 def test_diff_has_an_example_for_each_control_point_that_makes_a_difference() -> None:
     result = run("diff", "asked.yaml", "less.yaml", "--inventory", "hsms.yaml")
     newly, there = result.stdout.splitlines()
