@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -346,7 +347,7 @@ def test_what_the_key_provider_sealed_is_no_release(host: Host) -> None:
     assert "wrapped for" in host.shut(image, "--key", AES)
 
 
-def test_T_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
+def test_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
     image = host.fresh("v2", "guests")
     host.image("rewrap", image, "--secret", "volume-key", "--recipient", AES, "--guest", GUEST).ok()
     assert "bound and not associated" in host.shut(image, "--key", "pkcs11:object=kek", guest=OTHERS)
@@ -361,7 +362,58 @@ def test_T_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
     host.opens(image, "--key", AES)
 
 
-def test_Z_the_key_is_nowhere(host: Host) -> None:
+def test_a_token_with_a_pin_takes_it_from_a_file(world: World) -> None:
+    label, pin, so_pin = "our keys", "pin-of-payments", "so-pin-of-payments"
+    world.ready(GUEST, "payments-signing")
+    world.tool(GUEST, "--init-token", "--label", label, "--so-pin", so_pin).ok()
+    so = ("--login", "--login-type", "so", "--so-pin", so_pin)
+    world.tool(GUEST, *so, "--init-pin", "--new-pin", pin, token=label).ok()
+    made = ("--login", "--pin", pin, "--keygen", "--key-type", "AES:32", "--label", "kek", "--sensitive")
+    world.tool(GUEST, *made, token=label).ok()
+    write_layout(world.directory / "source", LAYERS, "v1")
+    world.keyvisor("image", "build", "source:v1", "-o", "image:v1", "--key-out", "key").ok()
+    (world.directory / "pin").write_text(f"{pin}\n")
+    (world.directory / "wrong").write_text("another-pin\n")
+    uri = "pkcs11:token=our%20keys;object=kek"
+    rewrap = ("image", "rewrap", "image", "--key", "key", "--guest", GUEST, "--recipient")
+    assert "`?pin-source=FILE`" in world.keyvisor(*rewrap, uri).refused()
+    told = world.keyvisor(*rewrap, f"{uri}?pin-source={world.directory}/wrong").refused()
+    assert "has another PIN" in told
+    assert "another-pin" not in told
+    assert "no such file" in world.keyvisor(*rewrap, f"{uri}?pin-source=/nothing").refused()
+    world.keyvisor(*rewrap, f"{uri}?pin-source=file:{world.directory}/pin").ok()
+    opened = ("--key", f"{uri}?pin-source={world.directory}/pin", "--guest", GUEST)
+    assert world.keyvisor("image", "cat", "image", "/etc/motd", *opened).ok() == "welcome\n"
+
+
+def test_every_option_of_the_page_is_one(host: Host) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/container-keys.md").read_text(encoding="utf-8")
+    verbs = (
+        "image build",
+        "image verify",
+        "image rewrap",
+        "image keyprovider",
+        "owner request retrievable",
+        "guest secret add",
+    )
+    helps = "".join(host.keyvisor(*verb.split(), "--help").ok() for verb in verbs)
+    known = set(re.findall(r"--[a-z][a-z-]+", helps))
+    tools = {
+        "--module",
+        "--login",
+        "--keygen",
+        "--keypairgen",
+        "--key-type",
+        "--label",
+        "--id",
+        "--sensitive",
+    }
+    named = set(re.findall(r"--[a-z][a-z-]+", page)) - tools - {"--encryption-key"}
+    assert len(named) > 12
+    assert named <= known, named - known
+
+
+def test_the_key_is_nowhere(host: Host) -> None:
     """Not in the state, the log, the images, nor in what was said; only in the owner's files and requests."""
     image = host.fresh("v2", "scanned")
     host.image(
