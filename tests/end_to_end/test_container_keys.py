@@ -141,6 +141,11 @@ def host() -> Iterator[Host]:
         made.tool(GUEST, *kept, "--keygen", "--key-type", "AES:32", "--label", "kek").ok()
         made.tool(GUEST, *kept, "--keygen", "--key-type", "AES:32", "--label", "another").ok()
         made.tool(GUEST, "--login", "--keygen", "--key-type", "AES:32", "--label", "loose").ok()
+        for number in ("31", "32"):
+            twice = ("--keygen", "--key-type", "AES:32", "--label", "twice", "--id", number)
+            made.tool(GUEST, *kept, *twice).ok()
+        curve = ("--keypairgen", "--key-type", "EC:prime256v1", "--label", "ec", "--id", "33")
+        made.tool(GUEST, "--login", *curve).ok()
         for bits, label, number in (("3072", "rk", "01"), ("2048", "short", "02")):
             pair = ("--keypairgen", "--key-type", f"RSA:{bits}", "--label", label, "--id", number)
             made.tool(GUEST, "--login", *pair).ok()
@@ -280,6 +285,8 @@ def test_a_release_that_does_not_open_the_image_is_wrapped_for_nobody(host: Host
         ("pkcs11:object=nothing", "no private or secret key with the label `nothing`"),
         ("pkcs11:object=short", "2048 bits is too short: use 3072"),
         ("pkcs11:object=loose", "or may leave it"),
+        ("pkcs11:object=twice", "2 keys with the label `twice`"),
+        ("pkcs11:object=ec", "no RSA and no AES key"),
         ("pkcs11:token=09.0001;object=kek", "no HSM `09.0001` that is bound"),
     ],
 )
@@ -287,6 +294,16 @@ def test_keys_that_are_not_taken(host: Host, uri: str, reason: str) -> None:
     image = host.fresh("v2", hashlib.sha256(uri.encode()).hexdigest()[:8])
     told = host.image("rewrap", image, "--key", "v2.key", "--recipient", uri, "--guest", GUEST).refused()
     assert reason in told
+
+
+def test_label_and_id_together_find_one_of_two(host: Host) -> None:
+    image = host.fresh("v2", "one-of-two")
+    first, second = ("pkcs11:object=twice;id=%31", "pkcs11:object=twice;id=%32")
+    host.image("rewrap", image, "--key", "v2.key", "--recipient", first, "--guest", GUEST).ok()
+    host.opens(image, "--key", first)
+    host.opens(image, "--key", "pkcs11:id=1")  # the same byte
+    assert "wrapped for" in host.shut(image, "--key", second)
+    assert "the label `kek` and the id 31" in host.shut(image, "--key", "pkcs11:object=kek;id=1")
 
 
 def test_a_pin_in_the_command_line_is_refused_and_not_repeated(host: Host) -> None:
