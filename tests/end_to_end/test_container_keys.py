@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,24 @@ def test_keys_that_are_not_taken(host: Host, uri: str, reason: str) -> None:
     image = host.fresh("v2", hashlib.sha256(uri.encode()).hexdigest()[:8])
     told = host.image("rewrap", image, "--key", "v2.key", "--recipient", uri, "--guest", GUEST).refused()
     assert reason in told
+
+
+WRAPS = f"""
+from keyvisor_guest import Guest
+from pkcs11 import PROTECTED_AUTH, Attribute, KeyType, ObjectClass
+session = Guest("{GUEST}").pkcs11().get_token(token_label="{HSM}").open(rw=True, user_pin=PROTECTED_AUTH)
+key = session.generate_key(KeyType.AES, 256, template={{Attribute.TOKEN: False, Attribute.EXTRACTABLE: True}})
+assert session.get_key(label="wraps", object_class=ObjectClass.PUBLIC_KEY).wrap_key(key)
+"""
+
+
+def test_a_key_that_wraps_keys_opens_no_image(host: Host) -> None:
+    """The guard gave it its side: what it would decrypt could be a key of the HSM's."""
+    image = host.fresh("v2", "wraps")
+    host.tool(GUEST, "--login", "--keypairgen", "--key-type", "RSA:3072", "--label", "wraps").ok()
+    host.run(sys.executable, "-c", WRAPS).ok()
+    words = ("--key", "v2.key", "--recipient", "pkcs11:object=wraps", "--guest", GUEST)
+    assert "one that has wrapped keys does neither" in host.image("rewrap", image, *words).refused()
 
 
 def test_label_and_id_together_find_one_of_two(host: Host) -> None:
