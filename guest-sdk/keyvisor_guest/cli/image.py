@@ -9,6 +9,7 @@ from keyvisor_guest.cli import (
     image_ocicrypt,
     image_thin,
     image_transfer,
+    image_wrap,
 )
 from keyvisor_policy.terminal import verb
 
@@ -23,6 +24,8 @@ for command in (
     image_thin.export_thin,
     image_transfer.push,
     image_transfer.pull,
+    image_wrap.rewrap,
+    image_wrap.keyprovider,
 ):
     app.command()(command)
 app.add_typer(image_ocicrypt.app, name="ocicrypt")
