@@ -5,6 +5,7 @@
     │   └── BlockRefused   one block is not as its owner built it (carries its number): the reader gets EIO, never bytes
     ├── KeyRefused         a key that is none, or that does not open what it should
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
+    ├── Unservable         an open image that cannot be served or run as it was asked for
     ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
 
@@ -25,6 +26,7 @@ __all__ = [
     "Refusal",
     "RegistryFailed",
     "Unbuildable",
+    "Unservable",
     "VolumeUnusable",
 ]
 
@@ -76,6 +78,10 @@ class KeyRefused(ContainerError):
 
 class Unbuildable(ContainerError):
     """What was asked for cannot be built."""
+
+
+class Unservable(ContainerError):
+    """An image that is as it should be, and cannot be served or run as it was asked for."""
 
 
 class VolumeUnusable(ContainerError):
