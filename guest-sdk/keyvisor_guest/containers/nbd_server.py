@@ -50,11 +50,13 @@ class Served(Protocol):
 class _ServedImage:
     def __init__(self, reader: ImageReader) -> None:
         self.size = reader.size
-        self.read_at: Callable[[int, int], bytes] = reader.read_at
-        self._order = reader.order
+        self._reader = reader
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._reader.read_at(offset, length)
 
     def zeros(self, first: int, count: int) -> Iterator[tuple[int, bool]]:
-        return ((piece.count, piece.layer is None) for piece in self._order.pieces(first, count))
+        return ((piece.count, piece.layer is None) for piece in self._reader.order.pieces(first, count))
 
 
 def served_image(reader: ImageReader) -> Served:
