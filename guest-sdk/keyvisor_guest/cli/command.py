@@ -34,6 +34,7 @@ SUMMARIES = {
     "host": "start and stop guests, give them storage and HSMs",
     "guest": "a guest's own side: secrets, association, policy; run programs in it",
     "owner": "make what a guest's owner makes, away from the machine",
+    "image": "secure containers: build them, look into them, move them",
     "policy": "check, try and explain policies, without a firmware",
     "hsm": "look at the emulated cards",
     "audit": "read what the firmware has recorded",

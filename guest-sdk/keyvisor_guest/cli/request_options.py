@@ -6,13 +6,10 @@ names and which exclude each other, not what becomes of them.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -24,6 +21,7 @@ from keyvisor_guest.cli.host_key_options import (
     OfflineOption,
     RootCaOption,
 )
+from keyvisor_guest.cli.option_sets import with_option_set
 from keyvisor_guest.wire.asrcb_layout import CUID_LENGTH, Flag
 
 __all__ = [
@@ -33,8 +31,6 @@ __all__ = [
     "output_option",
     "with_common_options",
 ]
-
-P = ParamSpec("P")
 
 
 def file_option(*names: str, text: str) -> object:
@@ -162,33 +158,4 @@ _SPELLED = {
 }
 
 
-def with_common_options(command: Callable[Concatenate[CommonOptions, P], None]) -> Callable[..., None]:
-    """The command with every field of CommonOptions as an option of its own, behind those that it has itself.
-
-    Typer reads options from a function's signature: this one is put together from both.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    first, *own = inspect.signature(command).parameters.values()
-    common_hints = get_type_hints(CommonOptions, include_extras=True)
-    common = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=common_hints[field.name],
-        )
-        for field in fields(CommonOptions)
-    ]
-
-    @functools.wraps(command)
-    def flat(*args: P.args, **arguments: P.kwargs) -> None:
-        taken: dict[str, Any] = {field.name: arguments.pop(field.name) for field in fields(CommonOptions)}
-        command(CommonOptions(**taken), *args, **arguments)
-
-    itself = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name])
-        for one in own
-        if one is not first
-    ]
-    flat.__signature__ = inspect.Signature([*itself, *common])  # type: ignore[attr-defined]
-    return flat
+with_common_options = with_option_set(CommonOptions)

@@ -5,6 +5,7 @@
     │   └── BlockRefused   one block is not as its owner built it (carries its number): the reader gets EIO, never bytes
     ├── KeyRefused         a key that is none, or that does not open what it should
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
+    ├── Unextractable      a tree that does not come out whole: a name that leads out, no room, too deep
     ├── Unservable         an open image that cannot be served or run as it was asked for
     ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
@@ -26,6 +27,7 @@ __all__ = [
     "Refusal",
     "RegistryFailed",
     "Unbuildable",
+    "Unextractable",
     "Unservable",
     "VolumeUnusable",
 ]
@@ -78,6 +80,10 @@ class KeyRefused(ContainerError):
 
 class Unbuildable(ContainerError):
     """What was asked for cannot be built."""
+
+
+class Unextractable(ContainerError):
+    """A tree that does not come out whole. What came out until then is there."""
 
 
 class Unservable(ContainerError):

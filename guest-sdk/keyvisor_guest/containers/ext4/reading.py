@@ -35,6 +35,7 @@ _DEEPEST_EXTENTS: Final = 5
 _DEEPEST_TREE: Final = 4096
 _LONGEST_EXTENT: Final = 32768
 _HOPS: Final = 40
+_PIECE: Final = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +128,10 @@ class VolumeReader:
             raise NotADirectoryError(shown(node.path))
         return [self._node((*node.path, name), number) for name, number in sorted(self._entries(node))]
 
-    def walk(self) -> Iterator[Node]:
-        """The whole tree, each directory before what is in it, names in order of their bytes."""
-        pending = [self._node((), ROOT)]
-        seen = {ROOT}
+    def walk(self, start: Node | None = None) -> Iterator[Node]:
+        """The whole tree, or that below `start`: each directory before what is in it, names in order of their bytes."""
+        pending = [start or self._node((), ROOT)]
+        seen = {pending[0].number}
         while pending:
             node = pending.pop()
             yield node
@@ -148,6 +149,18 @@ class VolumeReader:
         if node.inode.is_directory:
             raise IsADirectoryError(shown(node.path))
         return self._content(node, offset, node.inode.size - offset if length is None else length)
+
+    def written(self, node: Node) -> Iterator[tuple[int, bytes]]:
+        """A file's bytes piece by piece, each with its offset; what no piece covers are holes, which read as zeros."""
+        if node.inode.is_directory:
+            raise IsADirectoryError(shown(node.path))
+        for extent in self.extents(node):
+            offset, end = extent.first * BLOCK, min((extent.first + extent.count) * BLOCK, node.inode.size)
+            start = extent.start * BLOCK - offset
+            while offset < end:
+                piece = self._bytes(start + offset, min(_PIECE, end - offset))
+                yield offset, piece
+                offset += len(piece)
 
     def read_link(self, node: Node) -> bytes:
         """The target of a symlink as it stands."""

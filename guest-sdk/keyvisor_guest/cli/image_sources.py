@@ -1,0 +1,53 @@
+"""An ordinary image to build from, wherever it is: a layout, a docker archive, or a registry, from which it is pulled first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keyvisor_guest.cli.image_places import registry_at
+from keyvisor_guest.cli.image_progress import Tell
+from keyvisor_guest.containers.oci.docker_archive import DockerArchive
+from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
+from keyvisor_guest.containers.oci.places import ArchivePlace, LayoutPlace, Place, RegistryPlace
+from keyvisor_guest.containers.oci.sources import SourceImage, from_docker_archive, from_layout
+from keyvisor_guest.containers.oci.transfer import pull
+
+__all__ = ["SourceOptions", "opened"]
+
+_PULLED: Final = "pulled"  # the directory of a layout in the work directory
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How sources are read."""
+
+    architecture: str
+    authfile: Path | None = None
+    insecure_http: bool = False
+
+
+@contextmanager
+def opened(place: Place, options: SourceOptions, work: Path, tell: Tell) -> Iterator[SourceImage]:
+    """The source, open; what is pulled goes into `work`. Raises ImageRefused, RegistryFailed, OSError."""
+    match place:
+        case LayoutPlace(path, tag):
+            layout = OciLayout(path)
+            yield from_layout(layout, layout.find(tag), options.architecture)
+        case ArchivePlace(path, tag):
+            with DockerArchive(path) as archive:
+                yield from_docker_archive(archive, tag)
+        case RegistryPlace():
+            layout = OciLayout(work / _PULLED)
+            registry = registry_at(place, options.authfile, insecure_http=options.insecure_http)
+            found = pull(
+                registry,
+                layout,
+                LATEST,
+                options.architecture,
+                lambda done, total: tell("pull", done, total),
+            )
+            yield from_layout(layout, found, options.architecture)
