@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the tests of secure containers are held against, for `make test`: skopeo and docker-registry carry images, veritysetup checks a
-# hash tree. Does only what is missing; where they cannot be installed, those tests are skipped and say so.
+# hash tree, thin_check the metadata of a thin pool. Does only what is
+# missing; where they cannot be installed, those tests are skipped and say so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/system_packages.sh
@@ -9,4 +10,5 @@ missing=()
 command -v skopeo >/dev/null || missing+=(skopeo)
 command -v docker-registry >/dev/null || missing+=(docker-registry)
 [ -e /usr/sbin/veritysetup ] || [ -e /sbin/veritysetup ] || missing+=(cryptsetup-bin)
+command -v thin_check >/dev/null || [ -e /usr/sbin/thin_check ] || missing+=(thin-provisioning-tools)
 (install_packages "${missing[@]}") || echo "the tests that need them are skipped"

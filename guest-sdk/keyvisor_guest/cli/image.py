@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from keyvisor_guest.cli.image_build import build
-from keyvisor_guest.cli.image_look import inspect
+from keyvisor_guest.cli import (
+    image_build,
+    image_files,
+    image_look,
+    image_ocicrypt,
+    image_thin,
+    image_transfer,
+)
 from keyvisor_policy.terminal import verb
 
-app = verb("Secure containers: build, look into, move.", group=True)
-app.command()(build)
-app.command()(inspect)
+app = verb("Secure containers: build them, look into them, move them.", group=True)
+for command in (
+    image_build.build,
+    image_look.inspect,
+    image_look.verify,
+    image_files.ls,
+    image_files.cat,
+    image_files.extract,
+    image_thin.export_thin,
+    image_transfer.push,
+    image_transfer.pull,
+):
+    app.command()(command)
+app.add_typer(image_ocicrypt.app, name="ocicrypt")

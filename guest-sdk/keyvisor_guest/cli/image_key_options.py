@@ -29,7 +29,7 @@ from keyvisor_guest.containers.oci.secure_image import SecureManifest
 from keyvisor_guest.containers.ocicrypt import unwrap_annotation
 from keyvisor_guest.containers.release import MAX_RELEASE, Release, parse_release
 
-__all__ = ["SOURCES", "KeyOptions", "read_key", "with_key_options"]
+__all__ = ["SOURCES", "KeyOptions", "read_key", "read_private_key", "with_key_options"]
 
 _MAX_PEM: Final = 1 << 16
 
@@ -125,14 +125,15 @@ def _from_private_key(options: KeyOptions, manifest: SecureManifest) -> Release:
         raise KeyRefused(
             "whoever has the public key could have wrapped this key: say with `--root` which image it has to be"
         )
-    private = _private_key(options.private_key)
+    private = read_private_key(options.private_key)
     wrapped = manifest.wrapped_keys.get("jwe")
     if wrapped is None:
         raise KeyRefused("this image's key is wrapped for nobody: name the file that carries it with `--key`")
     return replace(parse_release(unwrap_annotation(wrapped, unwrap_with(private))), demand=exact)
 
 
-def _private_key(path: Path) -> RSAPrivateKey:
+def read_private_key(path: Path) -> RSAPrivateKey:
+    """An RSA key out of a PEM file. Raises KeyRefused, OSError."""
     with path.open("rb") as file:
         data = file.read(_MAX_PEM)
     try:

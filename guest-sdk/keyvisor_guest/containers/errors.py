@@ -4,6 +4,7 @@
     ├── ImageRefused       an image or a layer that is not used (carries the refusal's code); nothing of it was
     │   └── BlockRefused   one block is not as its owner built it (carries its number): the reader gets EIO, never bytes
     ├── KeyRefused         a key that is none, or that does not open what it should
+    ├── NotInImage         a path that leads to nothing in the image, or to something of another kind
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
     ├── Unextractable      a tree that does not come out whole: a name that leads out, no room, too deep
     ├── Unservable         an open image that cannot be served or run as it was asked for
@@ -24,6 +25,7 @@ __all__ = [
     "ContainerError",
     "ImageRefused",
     "KeyRefused",
+    "NotInImage",
     "Refusal",
     "RegistryFailed",
     "Unbuildable",
@@ -76,6 +78,10 @@ class BlockRefused(ImageRefused):
 
 class KeyRefused(ContainerError):
     """A key that is none, or that does not open what it should."""
+
+
+class NotInImage(ContainerError):
+    """A path that leads to nothing in the image, or to something of another kind than is asked for."""
 
 
 class Unbuildable(ContainerError):

@@ -25,7 +25,14 @@ from keyvisor_guest.containers import jwe
 from keyvisor_guest.containers.errors import ImageRefused, KeyRefused, Refusal
 from keyvisor_guest.containers.keys import macs_equal
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
-from keyvisor_guest.containers.oci.blobs import BlobDirectory, BlobFile, Stored, read_document
+from keyvisor_guest.containers.oci.blobs import (
+    BlobDirectory,
+    BlobFile,
+    Stored,
+    copy_blob,
+    read_document,
+    verify_blob,
+)
 from keyvisor_guest.containers.oci.digests import Digest, parse_digest, spell
 from keyvisor_guest.containers.oci.documents import Descriptor, Manifest, manifest_bytes, read_manifest
 
@@ -148,15 +155,22 @@ def encrypt_image(
     image: Descriptor,
     recipients: Sequence[RSAPublicKey],
     random_bytes: Callable[[int], bytes],
+    into: BlobDirectory | None = None,
 ) -> Descriptor:
-    """All layers of an ordinary image encrypted for the recipients; the new manifest is in `blobs` too."""
+    """All layers of an ordinary image encrypted for the recipients.
+
+    The new image is in `into`, whole, and none of its layers in clear; without `into`, in `blobs` too. Raises
+    ImageRefused, KeyRefused.
+    """
+    target = blobs if into is None else into
     manifest = read_manifest(read_document(blobs, image.digest, DEFAULT_LIMITS.document))
+    if any(layer.media_type.endswith(ENCRYPTED) for layer in manifest.layers):
+        raise ImageRefused("a layer is encrypted already: decrypt the image first")
 
     def encrypt(layer: Descriptor) -> Descriptor:
-        if layer.media_type.endswith(ENCRYPTED):
-            raise ImageRefused("a layer is encrypted already: decrypt the image first")
+        verify_blob(blobs, layer.digest)
         with blobs.open(layer.digest) as source:
-            made = encrypt_layer(source, blobs, random_bytes)
+            made = encrypt_layer(source, target, random_bytes)
         annotations = {
             **layer.annotations,
             _JWE: wrap_annotation(made.private_options, recipients, random_bytes),
@@ -164,15 +178,22 @@ def encrypt_image(
         }
         return Descriptor(layer.media_type + ENCRYPTED, made.stored.digest, made.stored.size, annotations)
 
-    return _with_layers(blobs, image, manifest, [encrypt(layer) for layer in manifest.layers])
+    return _with_layers(blobs, target, image, manifest, [encrypt(layer) for layer in manifest.layers])
 
 
-def decrypt_image(blobs: BlobDirectory, image: Descriptor, open_key: jwe.RsaUnwrap) -> Descriptor:
-    """The image with its encrypted layers in clear; the new manifest is in `blobs` too. Raises ImageRefused, KeyRefused."""
+def decrypt_image(
+    blobs: BlobDirectory, image: Descriptor, open_key: jwe.RsaUnwrap, into: BlobDirectory | None = None
+) -> Descriptor:
+    """The image with its encrypted layers in clear: whole in `into`; without it, in `blobs` too.
+
+    Raises ImageRefused, KeyRefused.
+    """
+    target = blobs if into is None else into
     manifest = read_manifest(read_document(blobs, image.digest, DEFAULT_LIMITS.document))
 
     def decrypt(layer: Descriptor) -> Descriptor:
         if not layer.media_type.endswith(ENCRYPTED):
+            _keep(blobs, target, layer.digest)
             return layer
         private = unwrap_annotation(layer.annotations.get(_JWE, ""), open_key)
         try:
@@ -180,18 +201,29 @@ def decrypt_image(blobs: BlobDirectory, image: Descriptor, open_key: jwe.RsaUnwr
         except ValueError:
             raise ImageRefused("a layer's public options are not base64") from None
         with blobs.open(layer.digest) as source:
-            stored = decrypt_layer(source, blobs, private, public)
+            stored = decrypt_layer(source, target, private, public)
         kept = {name: text for name, text in layer.annotations.items() if not name.startswith(_PREFIX)}
         return Descriptor(layer.media_type.removesuffix(ENCRYPTED), stored.digest, stored.size, kept)
 
-    return _with_layers(blobs, image, manifest, [decrypt(layer) for layer in manifest.layers])
+    return _with_layers(blobs, target, image, manifest, [decrypt(layer) for layer in manifest.layers])
 
 
 def _with_layers(
-    blobs: BlobDirectory, image: Descriptor, manifest: Manifest, layers: Sequence[Descriptor]
+    blobs: BlobDirectory,
+    into: BlobDirectory,
+    image: Descriptor,
+    manifest: Manifest,
+    layers: Sequence[Descriptor],
 ) -> Descriptor:
-    stored = blobs.put(manifest_bytes(Manifest(manifest.config, tuple(layers), manifest.annotations)))
+    _keep(blobs, into, manifest.config.digest)
+    stored = into.put(manifest_bytes(Manifest(manifest.config, tuple(layers), manifest.annotations)))
     return Descriptor(image.media_type, stored.digest, stored.size)
+
+
+def _keep(blobs: BlobDirectory, into: BlobDirectory, digest: Digest) -> None:
+    """A blob that stays as it is."""
+    if into is not blobs:
+        copy_blob(blobs, into, digest)
 
 
 def _chunks(source: BlobFile) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ __all__ = [
     "BlobSource",
     "BlobWriting",
     "Stored",
+    "copy_blob",
     "read_document",
     "verify_blob",
 ]
@@ -165,6 +166,16 @@ def read_document(source: BlobSource, digest: Digest, limit: int, size: int | No
     if digest_of(data) != digest:
         raise _another_blob(digest)
     return data
+
+
+def copy_blob(source: BlobSource, into: BlobDirectory, digest: Digest) -> Stored:
+    """A blob of any size into another directory, held against its digest. Raises ImageRefused; then it has no name there."""
+    with source.open(digest) as blob, into.writing() as copy:
+        offset = 0
+        while chunk := blob.read_at(offset, _CHUNK):
+            copy.write(chunk)
+            offset += len(chunk)
+        return copy.commit(digest)
 
 
 def verify_blob(source: BlobSource, digest: Digest) -> None:

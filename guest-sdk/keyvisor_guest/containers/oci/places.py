@@ -14,7 +14,15 @@ from keyvisor_guest.containers.errors import ImageRefused
 from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.oci.references import Reference
 
-__all__ = ["ArchivePlace", "LayoutPlace", "Place", "RegistryPlace", "parse_layout", "parse_place"]
+__all__ = [
+    "ArchivePlace",
+    "LayoutPlace",
+    "Place",
+    "RegistryPlace",
+    "parse_layout",
+    "parse_place",
+    "parse_registry",
+]
 
 _LAYOUT: Final = "oci:"
 _ARCHIVE: Final = "docker-archive:"
@@ -81,6 +89,16 @@ def parse_layout(text: str) -> LayoutPlace:
         raise ImageRefused(
             f"{quoted(text)} is no OCI layout, which is wanted here: write `oci:DIR[:TAG]`; `keyvisor image pull`"
             " gets an image out of a registry into one"
+        )
+    return place
+
+
+def parse_registry(text: str) -> RegistryPlace:
+    """A place that has to be in a registry. Raises ImageRefused."""
+    place = parse_place(text)
+    if not isinstance(place, RegistryPlace):
+        raise ImageRefused(
+            f"{quoted(text)} is in no registry, as is wanted here: write `docker://HOST/NAME[:TAG]`"
         )
     return place
 

@@ -59,7 +59,9 @@ def from_layout(
         raise ImageRefused("this is a secure image already: run it, or build from its source")
     for layer in manifest.layers:
         if layer.media_type.endswith("+encrypted"):
-            raise ImageRefused("the image's layers are encrypted: decrypt it first")
+            raise ImageRefused(
+                "the image's layers are encrypted: `keyvisor image ocicrypt decrypt` decrypts it"
+            )
         if not layer.media_type.startswith(_TAR_TYPES):
             raise ImageRefused(f"a layer is a {quoted(layer.media_type)}, and no tar")
     config = read_document(layout.blobs, manifest.config.digest, limits.document, manifest.config.size)

@@ -98,7 +98,7 @@ def test_of_several_platforms_one_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"media_type": TAR_GZIP + "+encrypted"}, "decrypt it first"),
+        ({"media_type": TAR_GZIP + "+encrypted"}, "ocicrypt decrypt"),
         ({"media_type": "application/json"}, "no tar"),
         ({"count": 1}, "same number of layers"),
         ({"config": {}}, "same number of layers"),
