@@ -1,0 +1,105 @@
+"""A mount namespace of this process's own: what is mounted in it nobody else sees, and it is gone when the process is.
+
+Linux only, through four system calls. Where the process is not root it becomes root of a user namespace of its own, which
+stands for the user that it was, and for nobody else. Knows nothing of containers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import time
+from pathlib import Path
+from typing import Final
+
+from keyvisor_guest.containers.errors import Unservable
+
+__all__ = ["enter", "mount_overlay", "mount_tmpfs", "unmount", "wait_for_mount"]
+
+_NEWNS, _NEWUSER = 0x20000, 0x10000000
+_NOSUID, _NODEV, _PRIVATE, _REC = 2, 4, 1 << 18, 1 << 14
+_DETACH: Final = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter() -> None:
+    """Into a namespace of this process's own. It has to have one thread. Raises Unservable where the system forbids it."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        _call(_libc.unshare(_NEWNS if uid == 0 else _NEWNS | _NEWUSER))
+        if uid != 0:
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+                Path("/proc/self", name).write_text(text, encoding="ascii")
+        _call(_libc.mount(None, b"/", None, _PRIVATE | _REC, None))
+    except OSError as error:
+        raise Unservable(
+            f"no mounts of this process's own ({_reason(error)}): let its user make namespaces"
+            " (`sysctl user.max_user_namespaces`, `kernel.unprivileged_userns_clone`), as containers need them"
+        ) from error
+
+
+def mount_tmpfs(place: Path) -> None:
+    """A file system in memory; kept from swapping where the kernel can do that. Raises Unservable."""
+    for options in (b"mode=0700,noswap", b"mode=0700"):
+        with contextlib.suppress(OSError):
+            _call(_libc.mount(b"keyvisor", os.fsencode(place), b"tmpfs", _NOSUID | _NODEV, options))
+            return
+    raise Unservable(f"no file system in memory can be mounted on `{place}`: let this user mount tmpfs")
+
+
+def mount_overlay(lower: Path, upper: Path, work: Path, place: Path) -> None:
+    """`upper` over `lower`, which stays as it is. Raises Unservable."""
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    tried: list[OSError] = []
+    for more in ("", ",userxattr"):  # within a user namespace only the second
+        try:
+            _call(_libc.mount(b"keyvisor", os.fsencode(place), b"overlay", _NODEV, (options + more).encode()))
+        except OSError as error:
+            tried.append(error)
+        else:
+            return
+    raise Unservable(
+        f"no overlay for what a container writes ({_reason(tried[-1])}): `--root extract` needs none"
+    )
+
+
+def unmount(place: Path) -> None:
+    """Take away what is mounted there, as soon as nobody uses it any more; nothing where there is none."""
+    _libc.umount2(os.fsencode(place), _DETACH)
+
+
+def wait_for_mount(place: Path, pid: int, seconds: float) -> bool:
+    """Until something is mounted at `place`: True; or the child `pid` has ended, or the time is over: False."""
+    until = time.monotonic() + seconds
+    ended = os.pidfd_open(pid)
+    try:
+        with Path("/proc/self/mountinfo").open("rb") as table:
+            waiting = select.poll()
+            waiting.register(table.fileno(), select.POLLPRI | select.POLLERR)
+            waiting.register(ended, select.POLLIN)
+            while not _is_mounted(table.read(), place):
+                left = until - time.monotonic()
+                if left <= 0 or any(fd == ended for fd, _ in waiting.poll(left * 1000)):
+                    return False
+                table.seek(0)
+        return True
+    finally:
+        os.close(ended)
+
+
+def _is_mounted(table: bytes, place: Path) -> bool:
+    escaped = os.fsencode(place).replace(b"\\", b"\\134").replace(b" ", b"\\040")
+    return any(line.split(b" ")[4] == escaped for line in table.splitlines())
+
+
+def _call(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
