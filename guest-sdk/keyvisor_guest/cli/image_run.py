@@ -64,10 +64,10 @@ def run(
     ] = None,
     guest: GuestForImage = None,
     secret: SecretOption = DEFAULT_SECRET,
-    root: Annotated[
+    files: Annotated[
         RootKind,
         typer.Option(
-            "--root",
+            "--files",
             help="fuse: blocks are verified as they are read; extract: all files first, in memory; auto: what works.",
         ),
     ] = RootKind.AUTO,
@@ -95,7 +95,7 @@ def run(
         code = run_container(
             reader,
             arguments or (),
-            RunOptions(root, door, network),
+            RunOptions(files, door, network),
             signals,
             on_root=lambda taken: None if quiet else _say_root(taken),
             on_refused=_say_refused,
@@ -139,8 +139,12 @@ def opened_image(
 
 def _say_root(root: Root) -> None:
     why = "" if root.reason is None else f", since {root.reason}"
-    told = "read as they are asked for" if root.kind is RootKind.FUSE else "verified and laid out in memory"
-    print(printable(f"root {root.kind}: the image's files were {told}{why}"), file=sys.stderr)
+    told = (
+        "blocks are verified as they are read"
+        if root.kind is RootKind.FUSE
+        else "all files were verified and laid out in memory"
+    )
+    print(printable(f"{root.kind}: {told}{why}"), file=sys.stderr)
 
 
 def _say_refused(error: ContainerError) -> None:

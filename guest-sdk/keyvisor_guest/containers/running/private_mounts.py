@@ -62,7 +62,7 @@ def mount_overlay(lower: Path, upper: Path, work: Path, place: Path) -> None:
         else:
             return
     raise Unservable(
-        f"no overlay for what a container writes ({_reason(tried[-1])}): `--root extract` needs none"
+        f"no overlay for what a container writes ({_reason(tried[-1])}): `--files extract` needs none"
     )
 
 

@@ -80,7 +80,7 @@ def root_of(
     """
     missing = None if kind is RootKind.EXTRACT else fuse_is_missing()
     if kind is RootKind.FUSE and missing is not None:
-        raise Unservable(f"no FUSE here: {missing}; `--root extract` goes without")
+        raise Unservable(f"no FUSE here: {missing}; `--files extract` goes without")
     if kind is RootKind.EXTRACT or missing is not None:
         yield Root(_extracted(reader, place, progress), RootKind.EXTRACT, missing)
         return
@@ -149,7 +149,7 @@ def _serve(undo: ExitStack, command: Sequence[str], place: Path) -> None:
     undo.callback(_end, server)
     undo.callback(private_mounts.unmount, place)
     if not private_mounts.wait_for_mount(place, server.pid, _PATIENCE):
-        raise Unservable(f"`{command[0]}` did not mount the image: `--root extract` goes without it")
+        raise Unservable(f"`{command[0]}` did not mount the image: `--files extract` goes without it")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -74,7 +74,7 @@ def sandboxed(
         *("--bind", str(root), "/"),
         *("--proc", "/proc"),
         *("--dev", "/dev"),
-        *("--tmpfs", "/tmp"),  # noqa: S108  # a mount point in the sandbox, not a file
+        *("--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108  # a mount point in the sandbox, not a file
         *("--tmpfs", str(Path(DOOR).parent)),
         *(() if door is None else ("--ro-bind", str(door.socket), DOOR)),  # to read is enough to connect
         *("--remount-ro", str(Path(DOOR).parent)),
