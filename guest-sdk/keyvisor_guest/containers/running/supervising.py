@@ -23,6 +23,7 @@ from keyvisor_guest.containers.running.sandbox import Sandboxed
 __all__ = ["GRACE", "Signals", "supervise"]
 
 GRACE: Final = 10.0  # seconds
+_ONE_SIGNAL: Final = 1.0  # seconds
 _CAUGHT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAX_TOLD: Final = 64 << 10
 
@@ -88,7 +89,11 @@ def _wait(container: subprocess.Popen[bytes], told: int, signals: Signals) -> in
         waiting.register(signals.waiting, select.POLLIN)
         if not _ended(waiting, ended, None):
             handed_on = _hand_on(told, os.read(signals.waiting, 1)[0])
-            if not handed_on or not _ended(waiting, ended, GRACE):
+            # Whoever signals a process and then its group signals it twice at once, and means it once.
+            waiting.unregister(signals.waiting)
+            if not handed_on or not (
+                _ended(waiting, ended, _ONE_SIGNAL) or _ended_in_time(waiting, ended, signals)
+            ):
                 container.kill()
         code = container.wait()
     except BaseException:
@@ -104,6 +109,13 @@ def _ended(waiting: select.poll, ended: int, seconds: float | None) -> bool:
     """Whether it ended; False for a signal, and when the time is over."""
     ready = waiting.poll(None if seconds is None else seconds * 1000)
     return any(descriptor == ended for descriptor, _ in ready)
+
+
+def _ended_in_time(waiting: select.poll, ended: int, signals: Signals) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        os.read(signals.waiting, _MAX_TOLD)
+    waiting.register(signals.waiting, select.POLLIN)
+    return _ended(waiting, ended, GRACE)
 
 
 def _hand_on(told: int, number: int) -> bool:
