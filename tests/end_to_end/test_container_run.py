@@ -5,6 +5,7 @@ With a real firmware, a real image of this machine's programs, and both ways to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -41,9 +42,10 @@ class Host(World):
         assert "started" not in told
         return told
 
-    def started(self, *words: str | Path, image: str = "image:v2") -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def started(self, *words: str | Path, image: str = "image:v2") -> Iterator[subprocess.Popen[str]]:
         """A container that says `ready` and waits for a line."""
-        running = subprocess.Popen(
+        with subprocess.Popen(
             ["keyvisor", "image", "run", image, "--guest", GUEST, "-q", *map(str, words)],
             cwd=self.directory,
             env=self.environment,
@@ -51,10 +53,27 @@ class Host(World):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
-        assert running.stdout is not None
-        assert running.stdout.readline() == "ready\n"
-        return running
+            errors="replace",
+        ) as running:
+            try:
+                assert running.stdout is not None
+                line = running.stdout.readline()
+                assert line == "ready\n", line + running.stdout.read()
+                yield running
+            finally:
+                running.kill()
+
+    def left_over(self) -> set[str]:
+        """What runs have left: directories, and mounts that others see."""
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        return {one.name for one in self.temporary.iterdir()} | {
+            line for line in mounts if str(self.temporary) in line
+        }
+
+    @property
+    def temporary(self) -> Path:
+        """Where temporary files go."""
+        return self.directory / "t"
 
     def give_key(self, release: Path, guest: str, name: str = "volume-key") -> None:
         """The owner's request that carries a release, handed in."""
@@ -71,6 +90,8 @@ def host() -> Iterator[Host]:
         made = make()
         made.__class__ = Host
         assert isinstance(made, Host)
+        made.temporary.mkdir()
+        made.environment["TMPDIR"] = str(made.temporary)
         made.up()
         made.ready(GUEST, "payments-signing")
         write_source(made.directory / "source", "v1")
@@ -88,13 +109,6 @@ def files(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def left_over() -> set[str]:
-    """What a run could leave: its directory, its mounts, its servers."""
-    found = {str(one) for one in Path("/tmp").glob("keyvisor-run-*")}
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    return found | {line for line in mounts.splitlines() if "/keyvisor-run-" in line}
-
-
 def test_T10_it_runs_as_its_config_says_with_the_key_of_the_guests_store(host: Host, files: str) -> None:
     told = host.run_image("--files", files).splitlines()
     assert told[0].startswith(f"{files}: ")
@@ -110,20 +124,18 @@ def test_T10_it_runs_as_its_config_says_with_the_key_of_the_guests_store(host: H
         if os.uname().machine == "x86_64"
         else variables["KEYVISOR_PKCS11_MODULE"],
     }
-    assert not left_over()
+    assert not host.left_over()
 
 
 def test_the_exit_code_is_the_programs(host: Host, files: str) -> None:
     run = ("image", "run", "image:v2", "--guest", GUEST, "--files", files)
     assert host.keyvisor(*run, "--", "exit 7").code == 7
     assert host.keyvisor(*run, "--", "kill -9 $$").code == 137
-    assert not left_over()
+    assert not host.left_over()
 
 
 def test_what_is_written_lives_one_run(host: Host, files: str) -> None:
-    program = (
-        "echo more >> /srv/data && touch /new /srv/work/new /tmp/new && ls -d /new /srv/work/new && cat /srv/data"
-    )
+    program = "echo more >> /srv/data && touch /new /srv/work/new /tmp/new && ls -d /new /srv/work/new && cat /srv/data"
     told = host.run_image("--files", files, "-q", "--", program)
     assert told == "/new\n/srv/work/new\n" + DATA.decode() + "more\n"
     told = host.run_image("--files", files, "-q", "--", "ls / /srv/work /tmp; cat /srv/data")
@@ -146,16 +158,14 @@ def test_what_a_container_sees(host: Host, files: str) -> None:
 
 def test_the_guests_door_is_in_the_container_until_it_is_unbound(host: Host) -> None:
     """The stock tool in the container signs in the guest's HSM; afterwards the door answers it no more."""
-    tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login --pin 0000'
+    tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login'
     make = f"{tool} --keypairgen --key-type EC:secp256r1 --label k --id 01 >/dev/null"
     sign = f"{tool} --sign --mechanism ECDSA-SHA256 --id 01 --input-file /srv/data --output-file /tmp/s >/dev/null"
     program = f"({make} && {sign} && echo ready); read line; {sign} && echo signed again; ls -l /tmp/s >/dev/null; exit 5"
-    running = host.started("--", program)
-    host.keyvisor("guest", "unbind", HSM, "--guest", GUEST).ok()
-    try:
+    with host.started("--", program) as running:
+        host.keyvisor("guest", "unbind", HSM, "--guest", GUEST).ok()
         told, _ = running.communicate("go\n", timeout=60)
-    finally:
-        host.keyvisor("guest", "apply", "--guest", GUEST, host.policy("payments-signing")).ok()
+    host.keyvisor("guest", "apply", "--guest", GUEST, host.policy("payments-signing")).ok()
     assert running.returncode == 5
     assert "error" in told
     assert "signed again" not in told
@@ -167,10 +177,9 @@ def test_a_block_changed_under_a_running_container_is_an_io_error(host: Host) ->
         pytest.skip(f"no FUSE here: {missing}")
     host.keyvisor("image", "build", "source:v1", "-o", "flipped", "--key-out", "flipped.key").ok()
     program = 'echo ready; read line; cat /srv/data; echo "code $?"'
-    running = host.started("--files", "fuse", "--key", "flipped.key", "--", program, image="flipped")
-    layout = OciLayout(host.directory / "flipped")
-    change_every_block(layout, layer=1)
-    told, _ = running.communicate("go\n", timeout=60)
+    with host.started("--files", "fuse", "--key", "flipped.key", "--", program, image="flipped") as running:
+        change_every_block(OciLayout(host.directory / "flipped"), layer=1)
+        told, _ = running.communicate("go\n", timeout=60)
     assert "code 1" in told
     assert "Input/output error" in told
     assert DATA[:30].decode() not in told
@@ -200,7 +209,7 @@ def change_every_block(layout: OciLayout, layer: int) -> None:
 def test_attack9_an_older_image_is_refused_before_anything_starts(host: Host) -> None:
     told = host.refused_image(image="image:v1")
     assert "this is version 1, and the key was released for 2 and later" in told
-    assert not left_over()
+    assert not host.left_over()
 
 
 def test_another_image_under_the_same_key_is_refused(host: Host) -> None:
@@ -234,14 +243,14 @@ def test_attack1_a_changed_block_is_refused_before_anything_starts_where_files_a
     change_every_block(OciLayout(host.directory / "bad"), layer=1)
     told = host.refused_image("--key", "bad.key", "--files", "extract", image="bad")
     assert "is not as it was built" in told
-    assert not left_over()
+    assert not host.left_over()
 
 
 def test_who_has_no_key_runs_nothing(host: Host) -> None:
     told = host.refused_image("--secret", "another")
     assert "no secret of the guest has the name `another`" in told
     assert "keyvisor owner request retrievable another" in told
-    assert "never comes out in clear" in host.refused_image("--secret", "payments-signing")
+    assert "never handed out" in host.refused_image("--secret", "payments-signing")
     assert "no guest `nobody`" in host.refused_image(guest="nobody")
     told = host.keyvisor("image", "run", "image:v2").told
     assert "--guest NAME" in told
@@ -255,18 +264,17 @@ def test_another_guest_gets_the_key_only_from_its_own_store(host: Host) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_goes_to_the_program_and_all_is_put_away(host: Host, files: str, number: int) -> None:
-    program = 'trap "echo caught; exit 3" TERM INT; echo ready; read line'
-    running = host.started("--files", files, "--", program)
-    running.send_signal(number)
-    told, _ = running.communicate(timeout=60)
+    program = 'trap "echo caught; exit 3" TERM INT; echo ready; sleep 60 & wait'
+    with host.started("--files", files, "--", program) as running:
+        running.send_signal(number)
+        told, _ = running.communicate(timeout=60)
     assert (told, running.returncode) == ("caught\n", 3)
-    assert not left_over()
+    assert not host.left_over()
 
 
 def test_the_key_is_in_nobodys_argv_environment_or_files(host: Host, files: str) -> None:
-    running = host.started("--files", files, "--", "echo ready; read line")
     release = parse_release((host.directory / "v2.key").read_bytes())
-    try:
+    with host.started("--files", files, "--", "echo ready; read line") as running:
         processes = [running.pid]
         for one in processes:
             below = Path(f"/proc/{one}/task/{one}/children").read_text(encoding="ascii").split()
@@ -274,7 +282,6 @@ def test_the_key_is_in_nobodys_argv_environment_or_files(host: Host, files: str)
         assert len(processes) >= 3
         places = [Path(f"/proc/{one}/{name}") for one in processes for name in ("cmdline", "environ")]
         contents = b"\n".join(place.read_bytes() for place in places).decode("utf-8", "replace")
-    finally:
         told, _ = running.communicate("go\n", timeout=60)
     assert running.returncode == 0
     nowhere([release.key.reveal()], [host.directory / "image", host.state], contents, told, host.log())
@@ -304,7 +311,7 @@ def test_an_image_is_pulled_out_of_a_registry_and_run(host: Host, registry: str)
     host.keyvisor("image", "push", "image:v2", place, "--insecure-http").ok()
     told = host.run_image("--insecure-http", "-q", "--", "echo started from there", image=place)
     assert told == "started from there\n"
-    assert not list(Path("/tmp").glob("keyvisor-pull-*"))
+    assert not host.left_over()
 
 
 def test_served_over_nbd_with_the_guests_key(host: Host) -> None:
@@ -313,22 +320,25 @@ def test_served_over_nbd_with_the_guests_key(host: Host) -> None:
     words = ["keyvisor", "image", "serve", "image:v2", "--guest", GUEST, "--nbd", "nbd/s"]
     from ..guest_sdk.containers.nbd_client import Client
 
-    served = subprocess.Popen(
+    with subprocess.Popen(
         words,
         cwd=host.directory,
         env=host.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert served.stdout is not None
-    assert served.stdout.readline() == f"ready: nbd+unix:///?socket={folder}/s\n"
-    with Client(folder / "s") as client:
-        client.go()
-        error, superblock = client.read(1024, 1024)
-        assert (error, superblock[56:58]) == (0, b"\x53\xef")
-        served.send_signal(signal.SIGTERM)
-        told, _ = served.communicate(timeout=60)
+    ) as served:
+        try:
+            assert served.stdout is not None
+            assert served.stdout.readline() == f"ready: nbd+unix:///?socket={folder}/s\n"
+            with Client(folder / "s") as client:
+                client.go()
+                error, superblock = client.read(1024, 1024)
+                assert (error, superblock[56:58]) == (0, b"\x53\xef")
+                served.send_signal(signal.SIGTERM)
+                told, _ = served.communicate(timeout=60)
+        finally:
+            served.kill()
     assert (told, served.returncode) == ("", 0)
     assert not (folder / "s").exists()
     serve = ("image", "serve", "image:v1", "--guest", GUEST, "--nbd", "nbd/s")
@@ -337,7 +347,7 @@ def test_served_over_nbd_with_the_guests_key(host: Host) -> None:
 
 def test_when_its_guest_stops_the_door_is_shut_and_nothing_runs_anew(host: Host) -> None:
     """The last test: the guest is gone afterwards."""
-    tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login --pin 0000 -O'
+    tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login -O'
     running = host.started(
         "--", f"{tool} >/dev/null && echo ready; read line; {tool} && echo still there; exit 5"
     )

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from keyvisor_guest.containers import private_mounts
 from keyvisor_guest.containers.errors import ContainerError, Unservable
 from keyvisor_guest.containers.ext4.reading import Node, VolumeReader
 from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.reader import ImageReader
-from keyvisor_guest.containers.running import private_mounts
 from keyvisor_guest.containers.running.process import process_of
 from keyvisor_guest.containers.running.roots import Root, RootKind, make_directories, root_of
 from keyvisor_guest.containers.running.sandbox import MOUNT_POINTS, Door, sandboxed
@@ -104,8 +104,7 @@ def _missing(volume: VolumeReader, directory: str) -> tuple[str, ...]:
 def _private_place() -> Iterator[Path]:
     """An empty directory in memory that only this process and its children see; gone afterwards, whatever happens."""
     private_mounts.enter()
-    # A short path: sockets are below it, and an overlay's options take no commas.
-    with tempfile.TemporaryDirectory(prefix="keyvisor-run-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="keyvisor-run-") as name:
         place = Path(name)
         private_mounts.mount_tmpfs(place)
         try:

@@ -1,7 +1,7 @@
 """A container's files, in a directory of this run's own: blocks as they are asked for, or all of them first.
 
-`FUSE`: `nbdfuse` and `fuse2fs` read the volume through our NBD server, with the kernel's overlay above for what is written. A
-block that is not as it was built is an I/O error to whoever reads it. `EXTRACT`: every file is verified and laid out in memory
+`FUSE`: the kernel asks us for what it needs of the volume (`fuse`), with its overlay above for what is written. A block that
+is not as it was built is an I/O error to whoever reads it. `EXTRACT`: every file is verified and laid out in memory
 before anything starts; the image and its key are closed then. Either is gone with this process's mounts.
 """
 
@@ -11,27 +11,23 @@ import contextlib
 import enum
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from keyvisor_guest.containers import private_mounts
 from keyvisor_guest.containers.errors import ContainerError, Unservable
 from keyvisor_guest.containers.ext4.reading import VolumeReader
 from keyvisor_guest.containers.extracting import extract
-from keyvisor_guest.containers.nbd_server import NbdServer, served_image
+from keyvisor_guest.containers.fuse.answers import VolumeAnswers
+from keyvisor_guest.containers.fuse.server import DEVICE, FuseServer
 from keyvisor_guest.containers.oci.quoting import quoted
 from keyvisor_guest.containers.reader import ImageReader
-from keyvisor_guest.containers.running import private_mounts
 
 __all__ = ["Root", "RootKind", "fuse_is_missing", "make_directories", "root_of"]
 
-_PROGRAMS: Final = {"nbdfuse": "libnbd-bin", "fuse2fs": "fuse2fs", "setpriv": "util-linux"}
-_DEVICE: Final = Path("/dev/fuse")
-_PATIENCE: Final = 30.0  # seconds, for a mount
-_END: Final = 5.0  # seconds, for a program to end when it is asked to
 _OPENED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,15 +48,12 @@ class Root:
     reason: str | None = None
 
 
-def fuse_is_missing(device: Path = _DEVICE) -> str | None:
+def fuse_is_missing(device: Path = DEVICE) -> str | None:
     """What is missing for FUSE on this machine; None where nothing is."""
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return f"`{device}` cannot be opened ({(error.strerror or '').lower()})"
-    for name, package in _PROGRAMS.items():
-        if shutil.which(name) is None:
-            return f"`{name}` is not installed: it comes with the package `{package}`"
     return None
 
 
@@ -125,37 +118,12 @@ def _extracted(reader: ImageReader, place: Path, progress: Callable[[int], None]
 def _mounted(
     reader: ImageReader, place: Path, on_refused: Callable[[ContainerError], None], undo: ExitStack
 ) -> Path:
-    volume, lower, upper, work, root = (place / name for name in ("volume", "lower", "upper", "work", "root"))
-    for one in (volume, lower, upper, work, root):
+    lower, upper, work, root = (place / name for name in ("lower", "upper", "work", "root"))
+    for one in (lower, upper, work, root):
         one.mkdir(mode=0o700)
-    socket = place / "nbd"
-    undo.enter_context(NbdServer(served_image(reader), socket, on_refused=on_refused))
-    _serve(undo, ["nbdfuse", "--readonly", str(volume), "--unix", str(socket)], volume)
-    # All files are this process's user's, as they are when they are extracted: one user stands for all of the image's.
-    options = "ro,fakeroot,uid=0,gid=0"
-    _serve(undo, ["fuse2fs", "-f", "-o", options, str(volume / "nbd"), str(lower)], lower)
+    answers = VolumeAnswers(VolumeReader(reader.read_at), on_refused)
+    undo.enter_context(FuseServer(answers, lower))
     shutil.copymode(lower, upper)
     private_mounts.mount_overlay(lower, upper, work, root)
     undo.callback(private_mounts.unmount, root)
     return root
-
-
-def _serve(undo: ExitStack, command: Sequence[str], place: Path) -> None:
-    """Run a FUSE server until `undo`; it does not live on without this process. Returns when it has mounted."""
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command], stdin=quiet, stdout=quiet, stderr=quiet, process_group=0
-    )
-    undo.callback(_end, server)
-    undo.callback(private_mounts.unmount, place)
-    if not private_mounts.wait_for_mount(place, server.pid, _PATIENCE):
-        raise Unservable(f"`{command[0]}` did not mount the image: `--files extract` goes without it")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(_END)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

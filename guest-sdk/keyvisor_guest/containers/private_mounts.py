@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import select
-import time
+import re
 from pathlib import Path
 from typing import Final
 
 from keyvisor_guest.containers.errors import Unservable
 
-__all__ = ["enter", "mount_overlay", "mount_tmpfs", "unmount", "wait_for_mount"]
+__all__ = ["enter", "mount_fuse", "mount_overlay", "mount_tmpfs", "unmount"]
 
 _NEWNS, _NEWUSER = 0x20000, 0x10000000
-_NOSUID, _NODEV, _PRIVATE, _REC = 2, 4, 1 << 18, 1 << 14
+_RDONLY, _NOSUID, _NODEV, _PRIVATE, _REC = 1, 2, 4, 1 << 18, 1 << 14
 _DETACH: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,7 +51,7 @@ def mount_tmpfs(place: Path) -> None:
 
 def mount_overlay(lower: Path, upper: Path, work: Path, place: Path) -> None:
     """`upper` over `lower`, which stays as it is. Raises Unservable."""
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options = f"lowerdir={_option(lower)},upperdir={_option(upper)},workdir={_option(work)}"
     tried: list[OSError] = []
     for more in ("", ",userxattr"):  # within a user namespace only the second
         try:
@@ -66,33 +65,26 @@ def mount_overlay(lower: Path, upper: Path, work: Path, place: Path) -> None:
     )
 
 
+def mount_fuse(device: int, place: Path) -> None:
+    """The file system of whoever answers on the open FUSE device, to read. Raises Unservable."""
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
+    flags = _RDONLY | _NOSUID | _NODEV
+    try:
+        _call(_libc.mount(b"keyvisor", os.fsencode(place), b"fuse", flags, options.encode()))
+    except OSError as error:
+        raise Unservable(
+            f"FUSE cannot be mounted here ({_reason(error)}): `--files extract` goes without"
+        ) from error
+
+
 def unmount(place: Path) -> None:
     """Take away what is mounted there, as soon as nobody uses it any more; nothing where there is none."""
     _libc.umount2(os.fsencode(place), _DETACH)
 
 
-def wait_for_mount(place: Path, pid: int, seconds: float) -> bool:
-    """Until something is mounted at `place`: True; or the child `pid` has ended, or the time is over: False."""
-    until = time.monotonic() + seconds
-    ended = os.pidfd_open(pid)
-    try:
-        with Path("/proc/self/mountinfo").open("rb") as table:
-            waiting = select.poll()
-            waiting.register(table.fileno(), select.POLLPRI | select.POLLERR)
-            waiting.register(ended, select.POLLIN)
-            while not _is_mounted(table.read(), place):
-                left = until - time.monotonic()
-                if left <= 0 or any(fd == ended for fd, _ in waiting.poll(left * 1000)):
-                    return False
-                table.seek(0)
-        return True
-    finally:
-        os.close(ended)
-
-
-def _is_mounted(table: bytes, place: Path) -> bool:
-    escaped = os.fsencode(place).replace(b"\\", b"\\134").replace(b" ", b"\\040")
-    return any(line.split(b" ")[4] == escaped for line in table.splitlines())
+def _option(path: Path) -> str:
+    """Commas divide options, and colons lower directories."""
+    return re.sub(r"([\\,:])", r"\\\1", str(path))
 
 
 def _call(result: int) -> None:
