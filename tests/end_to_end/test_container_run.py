@@ -57,8 +57,9 @@ class Host(World):
         ) as running:
             try:
                 assert running.stdout is not None
-                line = running.stdout.readline()
-                assert line == "ready\n", line + running.stdout.read()
+                if (line := running.stdout.readline()) != "ready\n":
+                    running.kill()
+                    pytest.fail(line + running.stdout.read())
                 yield running
             finally:
                 running.kill()
@@ -159,9 +160,11 @@ def test_what_a_container_sees(host: Host, files: str) -> None:
 def test_the_guests_door_is_in_the_container_until_it_is_unbound(host: Host) -> None:
     """The stock tool in the container signs in the guest's HSM; afterwards the door answers it no more."""
     tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login'
-    make = f"{tool} --keypairgen --key-type EC:secp256r1 --label k --id 01 >/dev/null"
-    sign = f"{tool} --sign --mechanism ECDSA-SHA256 --id 01 --input-file /srv/data --output-file /tmp/s >/dev/null"
-    program = f"({make} && {sign} && echo ready); read line; {sign} && echo signed again; ls -l /tmp/s >/dev/null; exit 5"
+    make = f"{tool} --keypairgen --key-type EC:secp256r1 --id 01 >/dev/null"
+    digest = "printf 0123456789abcdef0123456789abcdef >/tmp/digest"
+    sign = f"{tool} --sign --mechanism ECDSA --id 01 --input-file /tmp/digest --output-file /tmp/s >/dev/null"
+    program = f"{make} && {digest} && {sign} 2>/dev/null && cat /tmp/s >/dev/null && echo ready || exit 9; read line; {sign}"
+    program += " && echo signed again; exit 5"
     with host.started("--", program) as running:
         host.keyvisor("guest", "unbind", HSM, "--guest", GUEST).ok()
         told, _ = running.communicate("go\n", timeout=60)
@@ -348,11 +351,10 @@ def test_served_over_nbd_with_the_guests_key(host: Host) -> None:
 def test_when_its_guest_stops_the_door_is_shut_and_nothing_runs_anew(host: Host) -> None:
     """The last test: the guest is gone afterwards."""
     tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login -O'
-    running = host.started(
-        "--", f"{tool} >/dev/null && echo ready; read line; {tool} && echo still there; exit 5"
-    )
-    host.keyvisor("host", "stop", GUEST).ok()
-    told, _ = running.communicate("go\n", timeout=60)
+    program = f"{tool} >/dev/null && echo ready || exit 9; read line; {tool} && echo still there; exit 5"
+    with host.started("--", program) as running:
+        host.keyvisor("host", "stop", GUEST).ok()
+        told, _ = running.communicate("go\n", timeout=60)
     assert running.returncode == 5
     assert "still there" not in told
     assert f"no guest `{GUEST}`" in host.refused_image()
