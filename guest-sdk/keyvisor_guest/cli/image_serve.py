@@ -56,13 +56,13 @@ def serve(
         ):
             reader = opened_image(layout, found, keys, guest, secret, state_directory(state))
         with reader, NbdServer(served_image(reader), nbd.absolute(), on_refused=_say_refused):
+            signals.hold()
             uri = f"nbd+unix:///?socket={quote(str(nbd.absolute()))}"
             if as_json:
                 print_json({"uri": uri, "size": reader.size, "root": reader.root.hex()})
             else:
                 print(f"ready: {printable(uri)}")
             sys.stdout.flush()
-            signals.hold()
             select.select([signals.waiting], [], [])
 
 

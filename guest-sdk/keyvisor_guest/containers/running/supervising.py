@@ -13,6 +13,8 @@ import os
 import select
 import signal
 import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -51,6 +53,11 @@ class Signals:
         """From here on signals are told and end nothing: what follows, the putting away too, is done in order."""
         self._holding = True
 
+    def forget(self) -> None:
+        """Nothing that was told so far is to be told."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.waiting, _MAX_TOLD)
+
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         if not self._holding:
             raise SystemExit(128 + number)
@@ -82,51 +89,67 @@ def supervise(sandboxed: Sandboxed, signals: Signals) -> int:
 
 
 def _wait(container: subprocess.Popen[bytes], told: int, signals: Signals) -> int:
-    ended = os.pidfd_open(container.pid)
-    try:
-        waiting = select.poll()
-        waiting.register(ended, select.POLLIN)
-        waiting.register(signals.waiting, select.POLLIN)
-        if not _ended(waiting, ended, None):
-            handed_on = _hand_on(told, os.read(signals.waiting, 1)[0])
+    with ExitStack() as undo:
+        undo.callback(_kill, container)
+        ended = _watched(container.pid, undo)
+        first = _first_process(told)
+        last = None if first is None else _watched(first, undo)
+        if not _wait_for([ended, signals.waiting], ended, None):
+            handed_on = first is not None and _hand_on(first, os.read(signals.waiting, 1)[0])
             # Whoever signals a process and then its group signals it twice at once, and means it once.
-            waiting.unregister(signals.waiting)
-            if not handed_on or not (
-                _ended(waiting, ended, _ONE_SIGNAL) or _ended_in_time(waiting, ended, signals)
-            ):
-                container.kill()
+            if handed_on and not _wait_for([ended], ended, _ONE_SIGNAL):
+                signals.forget()
+                _wait_for([ended, signals.waiting], ended, GRACE)
+            container.kill()
         code = container.wait()
-    except BaseException:
-        container.kill()
-        container.wait()
-        raise
-    finally:
-        os.close(ended)
+        if last is not None:  # the sandbox's first process ends when all others in it have
+            _wait_for([last], last, GRACE)
     return code if code >= 0 else 128 - code
 
 
-def _ended(waiting: select.poll, ended: int, seconds: float | None) -> bool:
-    """Whether it ended; False for a signal, and when the time is over."""
-    ready = waiting.poll(None if seconds is None else seconds * 1000)
-    return any(descriptor == ended for descriptor, _ in ready)
+def _kill(container: subprocess.Popen[bytes]) -> None:
+    container.kill()
+    container.wait()
 
 
-def _ended_in_time(waiting: select.poll, ended: int, signals: Signals) -> bool:
-    with contextlib.suppress(BlockingIOError):
-        os.read(signals.waiting, _MAX_TOLD)
-    waiting.register(signals.waiting, select.POLLIN)
-    return _ended(waiting, ended, GRACE)
-
-
-def _hand_on(told: int, number: int) -> bool:
-    """Signal the container's program. False where there is none yet."""
-    if not select.select([told], [], [], 0)[0]:
-        return False
+def _watched(pid: int, undo: ExitStack) -> int | None:
+    """A descriptor that can be read when the process has ended; None where it has."""
     try:
-        first = json.loads(os.read(told, _MAX_TOLD))["child-pid"]
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    undo.callback(os.close, descriptor)
+    return descriptor
+
+
+def _wait_for(descriptors: Sequence[int | None], ended: int | None, seconds: float | None) -> bool:
+    """Whether it ended; False for another of the descriptors, and when the time is over."""
+    if ended is None:
+        return True
+    waiting = select.poll()
+    for one in descriptors:
+        if one is not None:
+            waiting.register(one, select.POLLIN)
+    return any(one == ended for one, _ in waiting.poll(None if seconds is None else seconds * 1000))
+
+
+def _first_process(told: int) -> int | None:
+    """The sandbox's first process, as bubblewrap tells it (`--info-fd`); None where there is none."""
+    data = b""
+    while not data.rstrip().endswith(b"}") and (part := os.read(told, _MAX_TOLD)):
+        data += part
+    try:
+        return int(json.loads(data)["child-pid"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _hand_on(first: int, number: int) -> bool:
+    """Signal the container's program, which is the first process's child. False where there is none yet."""
+    try:
         below = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="ascii").split()
         for one in below[:1]:
             os.kill(int(one), number)
-    except (OSError, ValueError, KeyError):
+    except OSError:
         return False
     return bool(below)
