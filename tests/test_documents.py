@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md"))
 )
-VERBS = ("up", "demo", "doctor", "host", "guest", "owner", "policy", "hsm", "audit")
+VERBS = ("up", "demo", "doctor", "host", "guest", "owner", "image", "policy", "hsm", "audit")
 
 
 def _generated() -> dict[str, str]:

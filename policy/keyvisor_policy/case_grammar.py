@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from keyvisor_policy import fields, spellings
+from keyvisor_policy import fields, question_fields, spellings
 from keyvisor_policy.hsms import Holding, secret_id
 from keyvisor_policy.inventory import HsmEntry
 from keyvisor_policy.rules import Secret
-from keyvisor_policy.strict_yaml import Boolean, StrictModel, from_text, read_text, read_verbatim
+from keyvisor_policy.strict_yaml import Boolean, StrictModel, from_text, one_of, read_text, read_verbatim
 from keyvisor_policy.strict_yaml.wording import described, expected_words
 
 
@@ -63,6 +63,31 @@ class RefusedFields(StrictModel):
     apqn: Apqn
 
 
+Given = dict[
+    Annotated[str, from_text(lambda text: text), spellings.ATTRIBUTE],
+    Annotated[object, PlainValidator(lambda value: value), spellings.GIVEN],
+]
+
+
+class RequestFields(StrictModel):
+    """A call that an application makes, and what comes of it."""
+
+    on: Annotated[str | None, PlainValidator(_name), spellings.ASKED_ON] = None
+    call: Annotated[str, PlainValidator(question_fields.call), spellings.ASKED_CALL]
+    mechanism: Annotated[int | None, PlainValidator(question_fields.mechanism), spellings.ASKED_MECHANISM] = (
+        None
+    )
+    template: Given = Field(
+        default_factory=dict,
+        description="The object that the call would make or change, attribute by attribute.",
+    )
+    key: Given = Field(
+        default_factory=dict, description="The key that the call uses, attribute by attribute."
+    )
+    outcome: Annotated[str, Field(alias="is"), one_of("refused", "allowed"), spellings.OUTCOME]
+    by: Annotated[str | None, PlainValidator(_name), spellings.DECIDED_BY] = None
+
+
 class ExpectFields(StrictModel):
     """What must come of it, all of it."""
 
@@ -78,6 +103,9 @@ class ExpectFields(StrictModel):
     unbound: list[Apqn] = Field(default_factory=list, description="HSMs that no rule gets.")
     refuse: list[RefusedFields] = Field(
         default_factory=list, description="Associations that the firmware must refuse, whatever is planned."
+    )
+    requests: list[RequestFields] = Field(
+        default_factory=list, description="Calls that applications make of HSMs that the plan holds."
     )
     partly: Annotated[Boolean, spellings.PARTLY] = False
 

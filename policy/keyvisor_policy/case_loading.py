@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from keyvisor_policy import fields
 from keyvisor_policy.case_grammar import CaseFields, ExpectFields
+from keyvisor_policy.case_request_loading import compiled_request
 from keyvisor_policy.cases import Case, Expectation, Named, Paired
 from keyvisor_policy.errors import Finding
 from keyvisor_policy.inventory import hsm_of
@@ -69,6 +70,10 @@ def _expectation(document: Document, path: Path, entry: ExpectFields) -> Expecta
         tuple(
             Paired(pair.apqn, pair.secret, *document.place((*path, "refuse", number)))
             for number, pair in enumerate(entry.refuse)
+        ),
+        tuple(
+            compiled_request(document, (*path, "requests", number), request)
+            for number, request in enumerate(entry.requests)
         ),
         entry.partly,
         *document.key_place(path),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from keyvisor_policy.hsms import Holding, Hsm
+from keyvisor_policy.questions import Question
 from keyvisor_policy.rules import Secret
 
 MAX_CASES = 1_000
@@ -34,6 +35,21 @@ class Paired:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that an expectation asks and what comes of it; and where, from 1.
+
+    Without `on` the question is for the one rule that the case's plan holds HSMs through. `by` is the label of the control
+    point that decides; None says nothing about that.
+    """
+
+    question: Question
+    allowed: bool
+    by: str | None = None
+    line: int = 1
+    column: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What must hold, all of it. `associate`, `bind` and `unmet` are None where the case says nothing about them.
 
@@ -46,6 +62,7 @@ class Expectation:
     unmet: tuple[Named, ...] | None = None
     unbound: tuple[Named, ...] = ()
     refuse: tuple[Paired, ...] = ()
+    requests: tuple[Asked, ...] = ()
     partly: bool = False
     line: int = 1
     column: int = 1
@@ -55,7 +72,7 @@ class Expectation:
         """Whether nothing whatever could go against it."""
         said = (self.associate, self.bind, self.unmet)
         exact = not self.partly and any(one is not None for one in said)
-        return not (exact or any(said) or self.unbound or self.refuse)
+        return not (exact or any(said) or self.unbound or self.refuse or self.requests)
 
 
 @dataclass(frozen=True, slots=True)

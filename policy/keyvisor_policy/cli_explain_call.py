@@ -42,7 +42,7 @@ def question_of(
 ) -> Question:
     """What the command line asks. Ends with exit code 2 for what no application could ask."""
     from keyvisor_policy import question_fields
-    from keyvisor_policy.questions import Question, missing_part
+    from keyvisor_policy.questions import Question, wrong_parts
 
     question = Question(
         _read(question_fields.call, call, "--call"),
@@ -51,8 +51,7 @@ def question_of(
         _template(key, "--key"),
         None if on is None else _read(_rule_of(policy), on, "--on"),
     )
-    wrong = missing_part(question)
-    if wrong is not None:
+    for _, wrong in wrong_parts(question):
         raise typer.BadParameter(wrong, param_hint="--call")
     return question
 
@@ -86,13 +85,11 @@ def _rule_of(policy: Policy) -> Callable[[object], str]:
     def rule(name: object) -> str:
         from keyvisor_policy.strict_yaml.wording import nearest, shown
 
-        known = {one.name: one for one in policy.rules}
+        known = {one.name for one in policy.rules}
         if name not in known:
             meant = nearest(str(name), known)
             hint = f"; did you mean {shown(meant)}?" if meant else ""
             raise ValueError(f"{shown(str(name))} is not the name of an association of this policy{hint}")
-        if known[str(name)].secret is None:
-            raise ValueError(f"{shown(str(name))} binds accelerators and associates none; leave it out")
         return str(name)
 
     return rule

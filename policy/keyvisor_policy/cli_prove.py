@@ -58,17 +58,23 @@ def prove(
 ) -> None:
     """Decide over all HSMs there can be: without options, that no `never` of the file can happen.
 
-    What is compared is what may be associated or bound; which rule is first, and how many HSMs it wants, is not.
+    What is compared is what may be associated or bound, and what may then be asked; which rule is first counts for the
+    latter only, and how many HSMs it wants does not.
 
     Exit code 0: all of it is proved. 1: there is a counterexample, or a file is wrong. 2: wrong command line.
     """
+    from keyvisor_policy.errors import Undecidable
+
     others = [path for path in (implies, equal) if path is not None]
     policy, *policies = loaded(file, *others)
     by_path = dict(zip(others, policies, strict=True))
     rules = [_rule(policy, name) for name in rule or ()]
-    claims = list(
-        _claims(policy, rules, by_path[implies] if implies else None, by_path[equal] if equal else None)
-    )
+    try:
+        claims = list(
+            _claims(policy, rules, by_path[implies] if implies else None, by_path[equal] if equal else None)
+        )
+    except Undecidable as error:
+        fail(f"{file}: cannot be decided: {error}")
     answers = _replayed(claims) if replay else [None] * len(claims)
     if as_json:
         values = [
@@ -102,7 +108,7 @@ def diff(
     Exit code 0: nothing. 1: something, or a file is wrong. 2: wrong command line.
     """
     from keyvisor_policy.difference import difference
-    from keyvisor_policy.errors import InventoryRefused
+    from keyvisor_policy.errors import InventoryRefused, Undecidable
 
     before, after = loaded(old, new)
     there = there_are(inventory)
@@ -110,10 +116,12 @@ def diff(
         found = difference(before, after, there.hsms, held((before, after), secrets), there.current)
     except InventoryRefused as error:
         fail(f"{inventory}: {error}")
+    except Undecidable as error:
+        fail(f"{new}: cannot be decided: {error}")
     if as_json:
         print_json(_value(before, after, found))
     else:
-        _print_difference(found)
+        _print_difference(before, after, found)
     if not found.same:
         raise typer.Exit(1)
 
@@ -141,31 +149,49 @@ def _claims(
     if implied is not None:
         proof = proofs.implies(policy, implied)
         yield implies_claim(policy, implied, proof), policy, proof.counterexample
+        yield from _request_claims(policy, implied)
     if equal is not None:
         forth, back = proofs.equal(policy, equal)
         yield implies_claim(policy, equal, forth), policy, forth.counterexample
+        yield from _request_claims(policy, equal)
         yield implies_claim(equal, policy, back), equal, back.counterexample
+        yield from _request_claims(equal, policy)
     if not rules and implied is None and equal is None:
         for never, proof in zip(policy.never, proofs.nevers(policy), strict=True):
             yield never_claim(policy, never, proof), policy, proof.counterexample
 
 
+def _request_claims(new: Policy, old: Policy) -> Iterator[tuple[Claim, Policy, None]]:
+    """Nothing where neither says anything of requests."""
+    from keyvisor_policy.request_claims import implies_requests_claim
+    from keyvisor_policy.request_prove import implies_requests
+
+    if new.control_points.points or old.control_points.points:
+        yield implies_requests_claim(new, old, implies_requests(new, old)), new, None
+
+
 def _replayed(claims: list[tuple[Claim, Policy, Allowed | None]]) -> list[Replayed | None]:
     """What a firmware does with each counterexample; nothing for what is proved, and for a rule that is shadowed."""
-    from keyvisor_policy.replaying import replayer
+    from keyvisor_policy.replaying import REQUEST_NOT_REPLAYED, replayer
+    from keyvisor_policy.request_claims import IMPLIES_REQUESTS
     from keyvisor_policy.strict_yaml import read_file
 
     ask = replayer()
     if ask is None:
         fail("nobody here can start a firmware: install `keyvisor[firmware]`, or leave `--replay` out")
     return [
-        None if example is None else ask(read_file(Path(allowing.source)).decode(), example)
-        for _, allowing, example in claims
+        REQUEST_NOT_REPLAYED
+        if claim.claim == IMPLIES_REQUESTS and not claim.proved
+        else None
+        if example is None
+        else ask(read_file(Path(allowing.source)).decode(), example)
+        for claim, allowing, example in claims
     ]
 
 
-def _print_difference(found: Difference) -> None:
+def _print_difference(before: Policy, after: Policy, found: Difference) -> None:
     from keyvisor_policy.claims import allows
+    from keyvisor_policy.request_claims import command, lets, refuses
 
     if found.same:
         print("nothing changes")
@@ -181,6 +207,13 @@ def _print_difference(found: Difference) -> None:
         print(printable(f"newly allowed, for example: {allows(example)}"))
     for example in found.refused:
         print(printable(f"newly refused, for example: {allows(example)} in the old policy"))
+    for policy, asked, words in (
+        (before, found.asked_allowed, ("newly allowed", "there")),
+        (after, found.asked_refused, ("newly refused", "now")),
+    ):
+        for request in asked:
+            print(printable(f"{words[0]}, for example: {lets(request)}"))
+            print(printable(f"  {words[1]} {refuses(request)}: {command(policy, request)}"))
 
 
 def _doing(hsm: HsmOutcome) -> str:
@@ -193,6 +226,7 @@ def _doing(hsm: HsmOutcome) -> str:
 
 def _value(before: Policy, after: Policy, found: Difference) -> dict[str, object]:
     from keyvisor_policy.claims import example_value
+    from keyvisor_policy.request_claims import request_example_value
 
     return {
         "same": found.same,
@@ -208,6 +242,12 @@ def _value(before: Policy, after: Policy, found: Difference) -> dict[str, object
         "rules": [{"name": rule.name, "met": rule.met, "reason": rule.reason} for rule in found.rules],
         "newly_allowed": [example_value(after, example) for example in found.allowed],
         "newly_refused": [example_value(before, example) for example in found.refused],
+        "requests_newly_allowed": [
+            request_example_value(after, before, example) for example in found.asked_allowed
+        ],
+        "requests_newly_refused": [
+            request_example_value(before, after, example) for example in found.asked_refused
+        ],
     }
 
 

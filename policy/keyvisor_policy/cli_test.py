@@ -17,7 +17,9 @@ from keyvisor_policy.cli_arguments import Files, Json
 from keyvisor_policy.terminal import fail, print_json, printable
 
 if TYPE_CHECKING:
+    from keyvisor_policy.control_points import ControlPoint
     from keyvisor_policy.errors import Finding
+    from keyvisor_policy.request_trials import Answered
     from keyvisor_policy.rules import Rule
     from keyvisor_policy.trials import Coverage, Trial
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def run_cases(
     files: Files,
     coverage: Annotated[
-        bool, typer.Option("--coverage", help="Also list the rules that no case decides.")
+        bool, typer.Option("--coverage", help="Also list the rules and control points that no case decides.")
     ] = False,
     as_json: Json = False,
     junit: Annotated[
@@ -51,12 +53,16 @@ def run_cases(
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """A file and what came of its cases; `wrong` is what is wrong with the file itself."""
+    """A file and what came of its cases; `wrong` is what is wrong with the file itself.
+
+    `points` says how many control points of its own it has.
+    """
 
     source: str
     wrong: tuple[Finding, ...]
     trials: tuple[Trial, ...] = ()
     coverage: Coverage | None = None
+    points: int = 0
 
     @property
     def passed(self) -> bool:
@@ -79,7 +85,7 @@ def _tested(file: Path) -> Tested:
             none = "no cases, a pvapconfig list can have none; convert it to a policy"
         return Tested(str(file), (Finding(str(file), 1, 1, none),))
     trials = run(policy)
-    return Tested(str(file), (), trials, coverage(policy, trials))
+    return Tested(str(file), (), trials, coverage(policy, trials), len(policy.own_points))
 
 
 def _print(tested: Tested, *, coverage: bool) -> None:
@@ -106,13 +112,19 @@ def _coverage(tested: Tested, coverage: Coverage) -> Iterator[str]:
         yield f"{_at(tested, rule)} is unmet or refused in no case"
     if not (coverage.never_met or coverage.never_kept_out):
         yield f"{printable(tested.source)}: every rule is met in a case, and unmet or refused in a case"
+    for point in coverage.never_decides:
+        yield f"{_at(tested, point)} decides in no case"
+    if tested.points and not coverage.never_decides:
+        yield f"{printable(tested.source)}: every control point decides in a case"
 
 
-def _at(tested: Tested, rule: Rule) -> str:
+def _at(tested: Tested, one: Rule | ControlPoint) -> str:
     from keyvisor_policy.errors import Finding
+    from keyvisor_policy.rules import Rule
     from keyvisor_policy.strict_yaml.wording import shown
 
-    return str(Finding(tested.source, rule.line, rule.column, f"rule {shown(rule.name)}"))
+    kind = "rule" if isinstance(one, Rule) else "control point"
+    return str(Finding(tested.source, one.line, one.column, f"{kind} {shown(one.name)}"))
 
 
 def _write_junit(path: Path, tested: list[Tested]) -> None:
@@ -136,6 +148,7 @@ def _value(tested: Tested, *, coverage: bool) -> dict[str, Any]:
                 "line": trial.case.line,
                 "passed": trial.passed,
                 "differences": [_finding(difference) for difference in trial.differences],
+                "requests": [_request(answer) for answer in trial.answers],
             }
             for trial in tested.trials
         ],
@@ -144,6 +157,7 @@ def _value(tested: Tested, *, coverage: bool) -> dict[str, Any]:
         value["coverage"] = {
             "never_met": [_rule(rule) for rule in tested.coverage.never_met],
             "never_unmet_or_refused": [_rule(rule) for rule in tested.coverage.never_kept_out],
+            "never_decides": [_rule(point) for point in tested.coverage.never_decides],
         }
     return value
 
@@ -152,5 +166,28 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return {"line": finding.line, "column": finding.column, "message": finding.message}
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _request(answer: Answered) -> dict[str, Any]:
+    """What was asked and expected, and what was decided; `found` is null where no HSM was there to be asked."""
+    asked, explanation = answer.asked, answer.explanation
+    found = None
+    if explanation is not None:
+        decision = explanation.answer.decision
+        found = {
+            "is": "allowed" if decision.allowed else "refused",
+            "by": None if decision.point is None else decision.point.label,
+            "origin": None if decision.point is None else decision.point.origin,
+            "code": None if decision.allowed else explanation.answer.code,
+        }
+    return {
+        "line": asked.line,
+        "column": asked.column,
+        "request": str(asked.question),
+        "on": asked.question.on if explanation is None else explanation.question.on,
+        "passed": answer.difference is None,
+        "expected": {"is": "allowed" if asked.allowed else "refused", "by": asked.by},
+        "found": found,
+    }
+
+
+def _rule(rule: Rule | ControlPoint) -> dict[str, Any]:
     return {"name": rule.name, "line": rule.line}

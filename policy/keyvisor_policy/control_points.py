@@ -1,6 +1,6 @@
 """Control points: what a guest may ask of an HSM that it holds (policy.md, section 3). Pure; the gate asks nothing else.
 
-Needs the standard library alone, since the process that asks starts once for each guest. Knows no YAML and no names:
+Needs little more than the standard library, since the process that asks starts once for each guest. Knows no YAML and no names:
 calls are named, mechanisms and attributes are the standard's numbers.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
+
+from keyvisor_policy.pkcs11.calls import DECIDED
 
 Value = bool | int | bytes
 """An attribute's value by its kind; what could not be read by its kind stays bytes."""
@@ -103,9 +105,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class ControlPoint:
-    """One rule of `requests`. Empty `calls` are any; empty `mechanisms` are any, and none; `on` is an association rule's name.
+    """One rule of `requests`. `on` is an association rule's name.
 
-    `profile` is the one that it comes from, None for the file's own; `origin` is where it stands.
+    Empty `calls` are all that are decided (`pkcs11.calls`), empty `mechanisms` are any, and none.
+        `profile` is the one that it comes from, None for the file's own; `origin` is where it stands, `line` and `column` the
+        same from 1, which the gate is not told.
     """
 
     name: str
@@ -117,6 +121,13 @@ class ControlPoint:
     on: str | None = None
     profile: str | None = None
     origin: str = ""
+    line: int = field(default=1, compare=False)
+    column: int = field(default=1, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Its name, a profile's behind that of the profile, as in `no-export/no wrapping`."""
+        return self.name if self.profile is None else f"{self.profile}/{self.name}"
 
     @property
     def kind(self) -> Kind:
@@ -169,8 +180,8 @@ class ControlPoints:
     def __init__(self, points: Iterable[ControlPoint] = ()) -> None:
         self.points: tuple[ControlPoint, ...] = tuple(points)
         self.digest: bytes = hashlib.sha256(_canonical(self.to_json())).digest()
-        self.calls: frozenset[str] | _Any = (
-            ANY
+        self.calls: frozenset[str] = (
+            DECIDED
             if any(not point.calls for point in self.points)
             else frozenset().union(*(p.calls for p in self.points))
         )
@@ -217,7 +228,9 @@ class ControlPoints:
         return known
 
     def concerning(self, call: str, mechanism: int | None, rule: str | None) -> tuple[ControlPoint, ...]:
-        """The points that may decide about such a call, in their order."""
+        """The points that may decide about such a call, in their order; none for a call that is not decided."""
+        if call not in self.calls:
+            return ()
         by_mechanism = self._by_call.get(call)
         if by_mechanism is None:
             by_mechanism = self._by_call[call] = _ByMechanism(
@@ -252,7 +265,7 @@ class ControlPoints:
     def serves(self, call: str, mechanism: int, rule: str | None) -> bool:
         """Whether some such call may pass: False if every template and every key would be refused."""
         concerning = self.concerning(call, mechanism, rule)
-        allows = any(point.effect == "allow" and point.profile is None for point in concerning)
+        allows = any(point.effect == "allow" for point in concerning)
         return not any(
             point.effect == "deny"
             and not point.template
@@ -283,16 +296,6 @@ def with_sizes(template: Template) -> Template:
 
 def _to_be_read(types: frozenset[int]) -> frozenset[int]:
     return types | {of for bits, of in SIZES.items() if bits in types}
-
-
-class _Any(frozenset[str]):
-    """Every call."""
-
-    def __contains__(self, call: object) -> bool:
-        return True
-
-
-ANY: Final = _Any()
 
 
 class _ByMechanism:

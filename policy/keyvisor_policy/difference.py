@@ -1,4 +1,4 @@
-"""What changes from one policy to another: in the plan for given HSMs, and in what may be at all.
+"""What changes from one policy to another: in the plan for given HSMs, in what may be at all, and in what may be asked.
 
 Pure. Compares what is done to each HSM and for which rule; a rule is the same where its name is.
 """
@@ -13,6 +13,7 @@ from keyvisor_policy.matching import holds, mismatches, missing_secret, secret_t
 from keyvisor_policy.plan import HsmOutcome, Plan, RuleOutcome
 from keyvisor_policy.policy import NOTHING_HELD, Policy
 from keyvisor_policy.prove import Allowed, newly_allowed
+from keyvisor_policy.request_prove import AllowedRequest, requests_newly_allowed
 from keyvisor_policy.rules import Rule
 from keyvisor_policy.strict_yaml.wording import shown
 
@@ -43,17 +44,29 @@ class RuleChange:
 class Difference:
     """All that changes: HSMs in APQN order, rules in the new policy's, and an example for each secret that may now
     be on an HSM where it might not, or may no longer be where it might.
+
+    `asked_allowed` has an example for each control point of the old policy that refused what may now be asked,
+    `asked_refused` for each of the new one that refuses what might be.
     """
 
     hsms: tuple[HsmChange, ...]
     rules: tuple[RuleChange, ...]
     allowed: tuple[Allowed, ...]
     refused: tuple[Allowed, ...]
+    asked_allowed: tuple[AllowedRequest, ...] = ()
+    asked_refused: tuple[AllowedRequest, ...] = ()
 
     @property
     def same(self) -> bool:
         """Nothing changes: not for these HSMs, and not in what may be on any."""
-        return not (self.hsms or self.rules or self.allowed or self.refused)
+        return not (
+            self.hsms
+            or self.rules
+            or self.allowed
+            or self.refused
+            or self.asked_allowed
+            or self.asked_refused
+        )
 
 
 def difference(
@@ -63,7 +76,10 @@ def difference(
     secrets: Collection[SecretId],
     current: Mapping[str, Holding] = NOTHING_HELD,
 ) -> Difference:
-    """What changes from `old` to `new` for these HSMs, and over all there can be. Raises as `Policy.assign` does."""
+    """What changes from `old` to `new` for these HSMs, and over all there can be.
+
+    Raises as `Policy.assign` does, and Undecidable.
+    """
     listed = tuple(hsms)
     before, after = (policy.assign(listed, secrets, current) for policy in (old, new))
     there = {hsm.apqn: hsm for hsm in listed}
@@ -74,7 +90,12 @@ def difference(
         if _key(was) != _key(becomes)
     )
     return Difference(
-        tuple(changes), tuple(_rule_changes(before, after)), newly_allowed(new, old), newly_allowed(old, new)
+        tuple(changes),
+        tuple(_rule_changes(before, after)),
+        newly_allowed(new, old),
+        newly_allowed(old, new),
+        requests_newly_allowed(new, old),
+        requests_newly_allowed(old, new),
     )
 
 

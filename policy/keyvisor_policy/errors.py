@@ -3,7 +3,8 @@
     PolicyError
     ├── DocumentError      a file is not as it must be (carries every finding with its place)
     ├── InventoryRefused   no plan is made for these HSMs: an APQN or a card's master key is there twice
-    └── NotPermitted       no rule allows this association (carries why, rule by rule)
+    ├── NotPermitted       no rule allows this association (carries why, rule by rule)
+    └── Undecidable        what was to be proved is too large to be decided
 
 `Finding` stands here because DocumentError is made of nothing else.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from keyvisor_policy.matching import Refusal
 
-__all__ = ["DocumentError", "Finding", "InventoryRefused", "NotPermitted", "PolicyError"]
+__all__ = ["DocumentError", "Finding", "InventoryRefused", "NotPermitted", "PolicyError", "Undecidable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,7 @@ class NotPermitted(PolicyError):
     def __init__(self, summary: str, refusals: tuple[Refusal, ...]) -> None:
         super().__init__(summary)
         self.refusals = refusals
+
+
+class Undecidable(PolicyError):
+    """A proof would take more than is reasonable: says of what there is too much."""

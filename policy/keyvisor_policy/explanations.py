@@ -258,4 +258,71 @@ never:
     hsm: {serial: "!93AADFK719460083"}
 """,
     ),
+    "point-never-matches": Explanation(
+        "The control point names calls of which none has what it looks at: a signature makes no object, so that it has no"
+        " template; a generation uses no key; a digest of a key has no mechanism. What is not there meets no condition,"
+        " so the control point is never met, and what it was to refuse is allowed.",
+        """\
+version: 1
+requests:
+  rules:
+    - name: no small keys
+      deny: {call: C_SignInit, template: {CKA_MODULUS_BITS: "<3072"}}
+""",
+        "`template` is what a call would make or change, `key` the key that it uses: look at the other one, or name the"
+        " calls that were meant.",
+        """\
+version: 1
+requests:
+  rules:
+    - name: no small keys
+      deny: {call: C_SignInit, key: {CKA_MODULUS_BITS: "<3072"}}
+""",
+    ),
+    "point-never-decides": Explanation(
+        "Whatever the control point matches, another one matches too and decides: a deny wins over every allow of the"
+        " file, and of two with the same effect the first decides. What is said holds for values that are of their"
+        " attribute's kind; one that is not refuses whatever meets it.",
+        """\
+version: 1
+requests:
+  profiles: [no-export]
+  rules:
+    - name: nothing is wrapped
+      deny: {call: C_WrapKey}
+    - name: backups are wrapped
+      allow: {call: C_WrapKey, mechanism: CKM_AES_KEY_WRAP, key: {CKA_LABEL: backup}}
+""",
+        "Narrow the control point that decides, so that it leaves this one something; or remove this one. An exception"
+        " from a profile needs no deny of its own beside it.",
+        """\
+version: 1
+requests:
+  profiles: [no-export]
+  rules:
+    - name: backups are wrapped
+      allow: {call: C_WrapKey, mechanism: CKM_AES_KEY_WRAP, key: {CKA_LABEL: backup}}
+""",
+    ),
+    "allow-needless": Explanation(
+        "What nothing refuses is allowed anyway. An allow is an exception from what a profile denies, and no control"
+        " point of the policy's profiles is about a request that this one matches: they share no call or no mechanism.",
+        """\
+version: 1
+requests:
+  profiles: [no-export]
+  rules:
+    - name: old digests stay
+      allow: {call: C_DigestInit, mechanism: CKM_SHA_1}
+""",
+        "Remove it; or name the profile from which it was to be an exception.",
+        """\
+version: 1
+requests:
+  profiles: [no-export, modern-only]
+  rules:
+    - name: old digests stay
+      allow: {call: C_DigestInit, mechanism: CKM_SHA_1}
+""",
+    ),
 }

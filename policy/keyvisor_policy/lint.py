@@ -1,7 +1,8 @@
 """What is surely wrong with a policy that loads: few findings, each with a code (policy.md, section 4).
 
-Looks at rules and at each `never`, not at HSMs. What it says holds for every machine: an HSM that a rule pins down by serial
-number and MKVP is at most one, because two domains of one card may not share a master key.
+Looks at rules and at each `never`, not at HSMs; control points are `lint_points`' affair. What it says holds for every
+machine: an HSM that a rule pins down by serial number and MKVP is at most one, because two domains of one card may not
+share a master key.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from keyvisor_policy.claims import allows
 from keyvisor_policy.errors import Finding
+from keyvisor_policy.lint_points import about_points
 from keyvisor_policy.matching import secret_text
 from keyvisor_policy.never import Never
 from keyvisor_policy.pattern_index import PatternIndex
@@ -32,6 +34,9 @@ CODES: dict[str, str] = {
     "never-empty": "no HSM is as a `never` describes, so that it forbids nothing",
     "secret-twice": "one secret is given by its name in one rule and by its id in another",
     "secret-confused": "a rule has the name of a secret that is not its own",
+    "point-never-matches": "the control point looks at something that no call which it names has",
+    "point-never-decides": "another control point decides whatever the control point could",
+    "allow-needless": "the control point allows what no profile of the policy denies",
 }
 
 
@@ -56,6 +61,10 @@ def check(policy: Policy) -> tuple[Remark, ...]:
     remarks += [
         Remark(code, Finding(policy.source, never.line, never.column, message))
         for never, code, message in _nevers(policy)
+    ]
+    remarks += [
+        Remark(code, Finding(policy.source, point.line, point.column, message))
+        for point, code, message in about_points(policy)
     ]
     return tuple(sorted(remarks, key=lambda remark: (remark.finding.line, remark.finding.column)))
 

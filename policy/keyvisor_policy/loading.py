@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-from keyvisor_policy import case_loading, fields, pvapconfig, request_loading
+from keyvisor_policy import case_loading, case_request_loading, fields, pvapconfig, request_loading
 from keyvisor_policy.cases import MAX_CASES
 from keyvisor_policy.errors import DocumentError, Finding
 from keyvisor_policy.grammar import (
@@ -75,6 +75,7 @@ def _examined(document: Document) -> PolicyFields:
         *_about_nevers(document, nevers),
         *request_loading.between_values(document),
         *case_loading.between_values(document),
+        *case_request_loading.between_values(document),
     ]
     findings = ordered([*findings, *between])
     if policy is None or findings:

@@ -15,7 +15,7 @@ from typing import Literal
 from keyvisor_policy.assignment import Worth, assigned
 from keyvisor_policy.bit_masks import by_value, members
 from keyvisor_policy.cases import Case
-from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoints
+from keyvisor_policy.control_points import NO_CONTROL_POINTS, ControlPoint, ControlPoints
 from keyvisor_policy.errors import InventoryRefused, NotPermitted
 from keyvisor_policy.hsm_index import HsmIndex
 from keyvisor_policy.hsms import Holding, Hsm, SecretId
@@ -84,6 +84,11 @@ class Policy:
     def rules_for(self, hsm: Hsm) -> tuple[Rule, ...]:
         """The rules that this HSM matches now, in order of priority, whether or not the guest holds the secret."""
         return tuple(self.rules[number] for number in self._index.matching(hsm))
+
+    @property
+    def own_points(self) -> tuple[ControlPoint, ...]:
+        """The control points that stand in the file itself, not those of profiles."""
+        return tuple(point for point in self.control_points.points if point.profile is None)
 
     @cached_property
     def _index(self) -> PatternIndex:

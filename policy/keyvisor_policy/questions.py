@@ -6,9 +6,9 @@ sees it. What an HSM adds to an object by itself is not known here: what a templ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from keyvisor_policy.control_points import ControlPoints, Decision, Kind, Template, Value
 from keyvisor_policy.pkcs11.calls import WITH_KEY, WITH_MECHANISM, WITH_TEMPLATE, named
@@ -16,6 +16,8 @@ from keyvisor_policy.pkcs11.curves import CURVES
 from keyvisor_policy.pkcs11.implied import CLASS, CLASSES_MADE, KEY_TYPE, KEY_TYPES_MADE
 from keyvisor_policy.pkcs11.kinds import EC_PARAMS, NAMED
 from keyvisor_policy.pkcs11.names import ATTRIBUTES, MECHANISMS
+
+Part = Literal["call", "mechanism", "template", "key"]
 
 CODES: Final[dict[Kind, str]] = {
     "mechanism": "CKR_MECHANISM_INVALID",
@@ -27,7 +29,7 @@ CODES: Final[dict[Kind, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A call, on an HSM that is held through the association rule `on`; None is an accelerator, or any HSM."""
+    """A call, on an HSM that is held through the association rule `on`; None where no rule says so, or for any HSM."""
 
     call: str
     mechanism: int | None = None
@@ -76,18 +78,17 @@ def judged(question: Question) -> tuple[Template, ...]:
     return tuple(each[:1]) if CLASS in question.template else tuple(each)
 
 
-def missing_part(question: Question) -> str | None:
-    """What is wrong with a question: it gives what no such call has, or lacks what each has. None if nothing is."""
+def wrong_parts(question: Question) -> Iterator[tuple[Part, str]]:
+    """What is wrong with a question: it gives what no such call has, or lacks what each has; and the part that it is about."""
     call = named(question.call)
     if question.mechanism is None and call in WITH_MECHANISM:
-        return f"{question.call} has a mechanism; give it"
+        yield "call", f"{question.call} has a mechanism; give it"
     if question.mechanism is not None and call not in WITH_MECHANISM:
-        return f"{question.call} has no mechanism; leave it out"
+        yield "mechanism", f"{question.call} has no mechanism; leave it out"
     if question.template and call not in WITH_TEMPLATE:
-        return f"{question.call} makes and changes no object; leave `template` out"
+        yield "template", f"{question.call} makes and changes no object; leave `template` out"
     if question.key and call not in WITH_KEY:
-        return f"{question.call} uses no key; leave `key` out"
-    return None
+        yield "key", f"{question.call} uses no key; leave `key` out"
 
 
 def mechanism_name(number: int) -> str:
@@ -110,8 +111,10 @@ def value_text(attribute: int, value: Value) -> str:
         curve = next((name for name, encodings in CURVES.items() if value in encodings), None)
         return curve or f"0x{value.hex()}"
     text = value.decode(errors="replace")
-    return text if text.isprintable() and "�" not in text else f"0x{value.hex()}"
+    plain = text.isprintable() and "�" not in text and not text.startswith("0x")
+    return text if plain else f"0x{value.hex()}"
 
 
 def _name(number: int, names: Mapping[str, int]) -> str:
-    return next((name for name, its in names.items() if its == number), f"{number:#x}")
+    # Of two names for one number the newer comes last.
+    return next((name for name, its in reversed([*names.items()]) if its == number), f"{number:#x}")

@@ -54,6 +54,11 @@ class Replayed:
         }
 
 
+REQUEST_NOT_REPLAYED = Replayed(
+    "not replayed", "requests need keys to be asked about: the command above shows what decides"
+)
+"""What is said of a request that one policy lets be asked and another does not."""
+
 Replay: TypeAlias = Callable[[str, Allowed], Replayed]
 """Given a policy's text and something that it allows: asks a firmware of its own, and ends that again."""
 

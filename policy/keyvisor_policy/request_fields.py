@@ -14,7 +14,7 @@ from keyvisor_policy.pkcs11.calls import DECIDED_AT, FORMS
 from keyvisor_policy.pkcs11.curves import CURVES
 from keyvisor_policy.pkcs11.kinds import EC_PARAMS, KEY_MATERIAL, NAMED, NOT_FLAT, NUMBERS, TRUTH_VALUES
 from keyvisor_policy.pkcs11.names import ATTRIBUTES, MECHANISMS
-from keyvisor_policy.strict_yaml import read_boolean, read_integer, read_text, read_verbatim
+from keyvisor_policy.strict_yaml import Plain, read_boolean, read_integer, read_text, read_verbatim
 from keyvisor_policy.strict_yaml.wording import described, nearest
 
 _HEX_NUMBER: Final = re.compile(r"0x([0-9a-fA-F]{1,16})")
@@ -62,7 +62,9 @@ def condition(text: str, value: object) -> Condition:
     if any(negated) and not all(negated):
         raise ValueError("expected `!` before each of the values or before none")
     if any(negated):
-        alternatives = [type(one)(str(one)[1:].lstrip(" ")) for one in alternatives if isinstance(one, str)]
+        # A value behind `!` is in quotes whatever it is: YAML takes `!` for something else.
+        kind = Plain if number in TRUTH_VALUES | NUMBERS else str
+        alternatives = [kind(str(one)[1:].lstrip(" ")) for one in alternatives]
     found: list[Match] = []
     for one in alternatives:
         found.extend(_matches(number, one))

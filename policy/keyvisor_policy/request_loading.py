@@ -15,7 +15,7 @@ from keyvisor_policy.errors import Finding
 from keyvisor_policy.profiles import PROFILES, profile_text
 from keyvisor_policy.request_grammar import PointFields, ProfileFields, RequestsFields
 from keyvisor_policy.strict_yaml import Document, ordered, read_document, validate
-from keyvisor_policy.strict_yaml.document import Path
+from keyvisor_policy.strict_yaml.document import Path, Place
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
 MAX_POINTS: Final = 10_000
@@ -30,7 +30,7 @@ def compiled_requests(document: Document, requests: RequestsFields | None) -> Co
     if requests is None:
         return NO_CONTROL_POINTS
     own = [
-        _point(entry, None, f"{document.source}:{document.place((*PATH, number))[0]}")
+        _point(entry, None, document.source, document.place((*PATH, number)))
         for number, entry in enumerate(requests.rules)
     ]
     profiles = [point for name in dict.fromkeys(requests.profiles) for point in profile_points(name)]
@@ -44,7 +44,7 @@ def profile_points(name: str) -> tuple[ControlPoint, ...]:
     wrong = ordered(_about_points(document, _list(document, "rules"), ("rules",), ()))
     assert not wrong, wrong  # noqa: S101 - tests read every profile
     return tuple(
-        _point(entry, name, f"{document.source}:{document.place(('rules', number))[0]}")
+        _point(entry, name, document.source, document.place(("rules", number)))
         for number, entry in enumerate(profile.rules)
     )
 
@@ -88,7 +88,7 @@ def between_values(document: Document) -> Iterator[Finding]:
             seen.add(name)
 
 
-def _point(entry: PointFields, profile: str | None, origin: str) -> ControlPoint:
+def _point(entry: PointFields, profile: str | None, source: str, place: Place) -> ControlPoint:
     effect: Literal["deny", "allow"] = "allow" if entry.deny is None else "deny"
     asked = entry.allow if entry.deny is None else entry.deny
     assert asked is not None  # noqa: S101 - `_about_points` has found that
@@ -101,7 +101,8 @@ def _point(entry: PointFields, profile: str | None, origin: str) -> ControlPoint
         _conditions(asked.key),
         entry.on,
         profile,
-        origin,
+        f"{source}:{place[0]}",
+        *place,
     )
 
 

@@ -192,6 +192,37 @@ MECHANISMS = _one_or_more(
     ["CKM_RSA_X_509"],
 )
 ATTRIBUTE = _text("Attribute", "An attribute's name.", enum=[name for name in ATTRIBUTES if _speaks_of(name)])
+ASKED_ON = _named(
+    "On", "The rule through which the HSM is held; may be left out where the plan has one.", "payments"
+)
+ASKED_CALL = _text(
+    "Call",
+    "The call, at which it is decided.",
+    enum=[*FORMS, *(form for forms in FORMS.values() for form in forms)],
+)
+ASKED_MECHANISM = WithJsonSchema(
+    {
+        "title": "Mechanism",
+        "description": "The call's mechanism, by name or as a hexadecimal number.",
+        "anyOf": [{"enum": list(MECHANISM_NAMES)}, {"type": _SCALAR, "pattern": "^0x[0-9a-fA-F]{1,16}$"}],
+        "examples": ["CKM_RSA_PKCS"],
+    }
+)
+GIVEN = WithJsonSchema(
+    {
+        "title": "Value",
+        "description": "The value that it has.",
+        "type": ["string", "number", "boolean"],
+        "examples": [True, 2048, "CKK_RSA", "test-1"],
+    }
+)
+OUTCOME = _text("Outcome", "What comes of it.", enum=["refused", "allowed"])
+DECIDED_BY = _named(
+    "By",
+    "The control point that decides: one of this policy, or a profile's behind the profile's name.",
+    "no raw rsa",
+    "no-export/no wrapping",
+)
 WANTED = _one_or_more(
     "Condition",
     "What it must be: a value or alternatives; numbers may be compared, texts may have `*` and `?`; `!` is anything but.",

@@ -1,6 +1,6 @@
-"""Cases put to their policy: what each was to show, what came, and which rules no case decides.
+"""Cases put to their policy: what each was to show, what came, and which rules and control points no case decides.
 
-Pure: asks `Policy.assign` and `Policy.permit`, as a guest and the firmware do.
+Pure: asks `Policy.assign` and `Policy.permit`, as a guest and the firmware do; calls are `request_trials`' affair.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keyvisor_policy.cases import Case, Named, Paired
+from keyvisor_policy.cases import Asked, Case, Named, Paired
+from keyvisor_policy.control_points import ControlPoint
 from keyvisor_policy.errors import Finding, InventoryRefused, NotPermitted
 from keyvisor_policy.hsms import Hsm
 from keyvisor_policy.matching import secret_text, usable
 from keyvisor_policy.plan import HsmOutcome, Plan
 from keyvisor_policy.policy import Policy
+from keyvisor_policy.request_trials import Answered, answers
 from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 from keyvisor_policy.tracing import against, passed_over
@@ -24,13 +26,14 @@ class Trial:
     """A case that was run. `differences` says everything that is not as expected; it passed where there are none.
 
     `met` are the rules that the case's plan satisfies, `kept_out` those that it leaves unmet or that a `refuse` of the
-    case asked in vain.
+    case asked in vain. `answers` are the calls that it asks.
     """
 
     case: Case
     differences: tuple[Finding, ...]
     met: tuple[Rule, ...] = ()
     kept_out: tuple[Rule, ...] = ()
+    answers: tuple[Answered, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -40,10 +43,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The rules that no case shows at work, and those that no case shows holding back; in the policy's order."""
+    """The rules that no case shows at work, and those that no case shows holding back; in the policy's order.
+
+    And the file's own control points that decide no call which a case asks.
+    """
 
     never_met: tuple[Rule, ...]
     never_kept_out: tuple[Rule, ...]
+    never_decides: tuple[ControlPoint, ...]
 
 
 def run(policy: Policy) -> tuple[Trial, ...]:
@@ -52,12 +59,14 @@ def run(policy: Policy) -> tuple[Trial, ...]:
 
 
 def coverage(policy: Policy, trials: tuple[Trial, ...]) -> Coverage:
-    """Which rules no case decides; of a trial that failed all counts that came of it."""
+    """Which rules and control points no case decides; of a trial that failed all counts that came of it."""
     met = {rule for trial in trials for rule in trial.met}
     kept_out = {rule for trial in trials for rule in trial.kept_out}
+    decided = {answer.point for trial in trials for answer in trial.answers if answer.point}
     return Coverage(
         tuple(rule for rule in policy.rules if rule not in met),
         tuple(rule for rule in policy.rules if rule not in kept_out),
+        tuple(point for point in policy.own_points if point not in decided),
     )
 
 
@@ -75,7 +84,8 @@ class _Run:
             plan = self._policy.assign(self._case.hsms, self._held, self._case.current)
         except InventoryRefused as error:
             return Trial(self._case, (self._here(f"no plan is made for its HSMs: {error}"),))
-        differences = [*self._vacuous(), *self._differences(plan)]
+        answered = answers(self._policy, self._case, plan)
+        differences = [*self._vacuous(), *self._differences(plan), *self._about_requests(answered)]
         differences.sort(key=lambda finding: (finding.line, finding.column))
         refused = {pair.secret.id for pair in self._case.expect.refuse if self._permits(pair) is None}
         kept_out = tuple(
@@ -84,7 +94,7 @@ class _Run:
             if not outcome.met or (outcome.rule.secret is not None and outcome.rule.secret.id in refused)
         )
         met = tuple(outcome.rule for outcome in plan.rules if outcome.met)
-        return Trial(self._case, tuple(differences), met, kept_out)
+        return Trial(self._case, tuple(differences), met, kept_out, answered)
 
     def _vacuous(self) -> Iterator[Finding]:
         """That the case would pass whatever the rules say."""
@@ -198,6 +208,11 @@ class _Run:
             hint = f"did you mean {shown(meant)}?" if meant else "name one that a rule has"
             yield self._at(pair, f"{what}: no rule is for this secret, so that this shows nothing; {hint}")
 
+    def _about_requests(self, answered: tuple[Answered, ...]) -> Iterator[Finding]:
+        for one in answered:
+            if one.difference is not None:
+                yield self._at(one.asked, one.difference)
+
     def _permits(self, pair: Paired) -> Rule | None:
         try:
             return self._policy.permit(self._hsms[pair.apqn], pair.secret.id)
@@ -207,7 +222,7 @@ class _Run:
     def _here(self, message: str) -> Finding:
         return Finding(self._policy.source, self._case.line, self._case.column, message)
 
-    def _at(self, said: Named | Paired, message: str) -> Finding:
+    def _at(self, said: Named | Paired | Asked, message: str) -> Finding:
         return Finding(self._policy.source, said.line, said.column, message)
 
 

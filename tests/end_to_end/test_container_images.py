@@ -5,6 +5,7 @@ The registry is Debian's docker-registry on loopback. No firmware is needed: key
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,10 @@ log: {{level: info}}
 storage: {{filesystem: {{rootdirectory: {root}}}}}
 http: {{addr: "127.0.0.1:0"}}
 """
+
+
+PASSWORD = "geheim-in-der-registry"
+HASH = "$2b$04$abcdefghijklmnopqrstuuOjbTypJ31Gmtd2rV2S2hdde0LkY3xQ."  # bcrypt of it, as htpasswd makes one
 
 
 class Desk:
@@ -94,11 +100,11 @@ def needed(name: str, package: str) -> str:
     return found
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
+@contextmanager
+def a_registry(tmp_path: Path, more: str = "") -> Iterator[str]:
     """A registry of this test's own; its `HOST:PORT`."""
     config = tmp_path / "registry.yml"
-    config.write_text(CONFIG.format(root=tmp_path / "registry"))
+    config.write_text(CONFIG.format(root=tmp_path / "registry") + more)
     command = [needed("docker-registry", "docker-registry"), "serve", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -116,6 +122,12 @@ def registry(tmp_path: Path) -> Iterator[str]:
             process.kill()
             if drain.is_alive():
                 drain.join()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with a_registry(tmp_path) as place:
+        yield place
 
 
 def skopeo(desk: Desk, *arguments: object) -> None:
@@ -178,6 +190,36 @@ def test_the_sources_of_a_build_give_the_same_image(desk: Desk, registry: str) -
         )
         maps.append([one["map"] for one in desk.json("inspect", f"out{number}")["layers"]])
     assert maps.count(maps[0]) == len(sources)
+
+
+def test_a_registry_that_wants_a_login(desk: Desk, tmp_path: Path) -> None:
+    """The file is skopeo's own; the password is in nothing that we say."""
+    (tmp_path / "htpasswd").write_text(f"owner:{HASH}\n")
+    auth = f"auth: {{htpasswd: {{realm: a, path: {tmp_path}/htpasswd}}}}\n"
+    built = desk.json("build", "source", "-o", "image", "--key-out", "key")
+    with a_registry(tmp_path, auth) as host:
+        place = f"docker://{host}/pay/app:v1"
+        desk.image("push", "image", place, "--insecure-http", code=1)
+        assert "wants a login" in desk.told[-1]
+        login = (
+            "login",
+            "--tls-verify=false",
+            "--authfile",
+            "auth.json",
+            "-u",
+            "owner",
+            "--password-stdin",
+            host,
+        )
+        desk.run(needed("skopeo", "skopeo"), *login, fed=PASSWORD.encode())
+        options = ("--insecure-http", "--authfile", "auth.json")
+        assert desk.json("push", "image", place, *options)["digest"] == built["digest"]
+        assert desk.json("pull", place, "back", *options)["digest"] == built["digest"]
+        wrong = {"auths": {host: {"auth": base64.b64encode(b"owner:falsch").decode()}, "other": {"auth": ""}}}
+        (desk.folder / "wrong.json").write_text(json.dumps(wrong))
+        for file in ("wrong.json", "key"):
+            desk.image("pull", place, "none", "--insecure-http", "--authfile", file, code=1)
+    nowhere([PASSWORD.encode()], [desk.folder / "image"], *desk.told)
 
 
 def test_two_reproducible_builds_are_the_same_to_the_byte(desk: Desk) -> None:

@@ -76,6 +76,15 @@ def test_on_another_association_the_profile_decides() -> None:
     )
 
 
+def test_accelerators_are_held_through_a_rule_too() -> None:
+    Path("p.yaml").write_text(f"{POLICY}    - {{name: no sha, deny: {{mechanism: CKM_SHA_1}}, on: tls}}\n")
+    digest = ["--call", "C_DigestInit", "--mechanism", "CKM_SHA_1", "--json"]
+    said = [
+        json.loads(run(*digest, *on).stdout)["point"] for on in (["--on", "tls"], ["--on", "payments"], [])
+    ]
+    assert said == ["no sha", None, None]
+
+
 def test_a_mechanism_that_is_refused() -> None:
     assert told(run("--call", "C_SignInit", "--mechanism", "CKM_RSA_PKCS")) == (
         """\
@@ -139,7 +148,6 @@ def test_what_is_allowed_has_no_code() -> None:
         ([*GENERATE, "--template", "CKA_EXTRACTABLE=maybe"], "CKA_EXTRACTABLE: expected `true` or `false`"),
         ([*GENERATE, "--template", "CKA_VALUE=a"], "CKA_VALUE is key material"),
         (["--call", "C_Login", "--on", "paymnts"], "did you mean `payments`?"),
-        (["--call", "C_Login", "--on", "tls"], "`tls` binds accelerators and associates none; leave it out"),
         (["--call", "C_Login", "--hsm", "03.0011"], "is about an HSM; leave it out"),
         (["--hsm", "03.0011", "--mechanism", "CKM_RSA_PKCS"], "is about a call; give --call"),
         ([], "give both, or --call"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,100 @@ def test_a_policy_is_held_against_another() -> None:
     assert run("prove", "old.yaml", "--equal", "old.yaml").exit_code == 0
 
 
+ASKED = """\
+version: 1
+associations:
+  - name: payments
+    hsm: {mkvp: 0x11111111111111111111111111111111}
+requests:
+  rules:
+    - name: big enough
+      deny: {call: [C_SignInit], key: {CKA_MODULUS_BITS: "<3072", CKA_LABEL: "old *"}}
+"""
+HSM = "{apqn: 00.0000, mode: ep11, generation: CEX8, mkvp: 0x11111111111111111111111111111111, serial: 0000000000000001}"
+
+
+@pytest.fixture
+def asked() -> None:
+    Path("asked.yaml").write_text(ASKED)
+    Path("less.yaml").write_text(ASKED.replace("3072", "2048"))
+
+
+@pytest.mark.usefixtures("asked")
+def test_what_may_be_asked_is_held_against_another_policy() -> None:
+    result = run("prove", "asked.yaml", "--implies", "less.yaml")
+    proved, requests = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert proved == "asked.yaml:1:1: proved: nothing is allowed that `less.yaml` refuses (1 cell looked at)"
+    assert re.fullmatch(
+        r"asked.yaml:1:1: proved: nothing may be asked that `less.yaml` refuses \(\d+ cells looked at\)",
+        requests,
+    )
+    result = run("prove", "less.yaml", "--implies", "asked.yaml")
+    command = (
+        "keyvisor policy explain asked.yaml --call C_SignInit --mechanism CKM_ECDSA_SHA256"
+        " --key CKA_MODULUS_BITS=2048 --key 'CKA_LABEL=old ' --on payments"
+    )
+    assert (result.exit_code, result.stdout.splitlines()[1]) == (
+        1,
+        (
+            "less.yaml:3:5: counterexample: rule `payments` in line 3 lets be asked: C_SignInit with CKM_ECDSA_SHA256,"
+            f' key {{CKA_MODULUS_BITS: 2048, CKA_LABEL: "old "}} of {HSM} with secret `payments`; in `asked.yaml` control'
+            f" point `big enough` (asked.yaml:7) refuses it: `{command}`"
+        ),
+    )
+    explained = run(*shlex.split(command)[2:])
+    assert explained.exit_code == 0
+    assert "refused by control point `big enough`, asked.yaml:7" in explained.stdout
+    assert run("prove", "asked.yaml", "--equal", "asked.yaml").exit_code == 0
+    assert len(run("prove", "asked.yaml", "--equal", "less.yaml").stdout.splitlines()) == 4
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_request_is_not_replayed_and_that_is_said() -> None:
+    result = run("prove", "less.yaml", "--implies", "asked.yaml", "--replay")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[2] == (
+        "  replayed: not replayed: requests need keys to be asked about: the command above shows what decides"
+    )
+
+
+@pytest.mark.usefixtures("asked")
+def test_diff_has_an_example_for_each_control_point_that_makes_a_difference() -> None:
+    result = run("diff", "asked.yaml", "less.yaml", "--inventory", "hsms.yaml")
+    newly, there = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert newly == (
+        "newly allowed, for example: rule `payments` in line 3 lets be asked: C_SignInit with CKM_ECDSA_SHA256,"
+        ' key {CKA_MODULUS_BITS: 2048, CKA_LABEL: "old "}'
+    )
+    assert there.startswith(
+        "  there control point `big enough` (asked.yaml:7) refuses it: `keyvisor policy explain asked.yaml "
+    )
+    result = run("diff", "less.yaml", "asked.yaml", "--inventory", "hsms.yaml", "--json")
+    told = json.loads(result.stdout)
+    assert (told["same"], told["requests_newly_allowed"]) == (False, [])
+    (refused,) = told["requests_newly_refused"]
+    assert refused["refused_by"] == {"name": "big enough", "profile": None, "origin": "asked.yaml:7"}
+    assert (refused["call"], refused["mechanism"], refused["key"]) == (
+        "C_SignInit",
+        "CKM_ECDSA_SHA256",
+        {"CKA_MODULUS_BITS": "2048", "CKA_LABEL": "old "},
+    )
+
+
+def test_what_is_too_large_to_be_decided_is_said_to_be() -> None:
+    patterns = ", ".join(f'"*{letter}*"' for letter in "abcdefghijklmnop")
+    text = ASKED.replace('"old *"', f"[{patterns}]")
+    Path("large.yaml").write_text(text)
+    Path("larger.yaml").write_text(text.replace("3072", "4096"))
+    result = run("prove", "large.yaml", "--implies", "larger.yaml")
+    assert result.exit_code == 1
+    assert (
+        "cannot be decided: more than 20,000 ways for a text to meet or miss these patterns" in result.stderr
+    )
+
+
 def test_a_counterexample_replays_from_its_json() -> None:
     result = run("prove", "old.yaml", "--json")
     assert result.exit_code == 1
@@ -170,6 +266,7 @@ def test_diff_of_a_policy_with_itself_is_nothing() -> None:
     assert (result.exit_code, result.stdout) == (0, "nothing changes\n")
     result = run("diff", "old.yaml", "old.yaml", "--inventory", "hsms.yaml", "--json")
     empty: dict[str, object] = {"hsms": [], "rules": [], "newly_allowed": [], "newly_refused": []}
+    empty |= {"requests_newly_allowed": [], "requests_newly_refused": []}
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"same": True, **empty})
 
 

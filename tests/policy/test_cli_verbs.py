@@ -122,7 +122,7 @@ def test_cases_as_json() -> None:
         "passed": False,
         "errors": [],
         "cases": [
-            {"name": "it works", "line": 8, "passed": True, "differences": []},
+            {"name": "it works", "line": 8, "passed": True, "differences": [], "requests": []},
             {
                 "name": '<it> "does" & not',
                 "line": 11,
@@ -139,11 +139,13 @@ def test_cases_as_json() -> None:
                         "message": "rule `tls`: expected unmet, found met with 04.0011",
                     },
                 ],
+                "requests": [],
             },
         ],
         "coverage": {
             "never_met": [{"name": "payments", "line": 3}],
             "never_unmet_or_refused": [{"name": "tls", "line": 5}],
+            "never_decides": [],
         },
     }
     assert policy["passed"] is False

@@ -182,9 +182,17 @@ def test_a_mechanism_is_served_unless_every_request_for_it_would_be_refused(
     assert ControlPoints(points).serves(SIGN, RAW, "payments") is served
 
 
-def test_calls_are_those_that_points_name_or_any() -> None:
+def test_calls_are_those_that_points_name_or_all_that_are_decided() -> None:
     assert ControlPoints([RAW_ALLOWED]).calls == frozenset({SIGN})
-    assert "C_Anything" in ControlPoints([RAW_ALLOWED, NO_RAW]).calls
+    assert {SIGN, "C_DigestKey", "C_MessageSignInit"} < ControlPoints([RAW_ALLOWED, NO_RAW]).calls
+    assert NO_CONTROL_POINTS.calls == frozenset()
+
+
+def test_a_search_is_not_decided_by_a_point_without_calls() -> None:
+    points = ControlPoints([SMALL, SMALL_KEY])
+    assert points.decide("C_FindObjectsInit", None, {BITS: 1024}, None, None).point is None
+    assert points.decide("C_GetObjectSize", None, None, {BITS: 1024}, None).allowed
+    assert not points.decide("C_GetAttributeValue", None, None, {BITS: 1024}, None).allowed
     assert SIGN not in NO_CONTROL_POINTS.calls
 
 

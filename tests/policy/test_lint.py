@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.policy.test_lint_points import CASES as POINT_CASES
 
 from keyvisor_policy import Hsm, Interval, Pattern, parse, secret_id
 from keyvisor_policy.lint import CODES, check
@@ -124,7 +127,8 @@ def test_of_several_rules_that_cover_another_the_first_is_named() -> None:
 
 
 def test_every_code_has_a_case() -> None:
-    assert {code for code, *_ in [*CASES, *NEVERS]} | {"invalid"} == set(CODES)
+    of_points = {re.findall(r"\[(.+?)\]$", said)[0] for said, *_ in POINT_CASES}
+    assert {code for code, *_ in [*CASES, *NEVERS]} | of_points | {"invalid"} == set(CODES)
 
 
 def test_findings_stand_at_their_rule_with_their_code() -> None:

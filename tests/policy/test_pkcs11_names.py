@@ -8,17 +8,25 @@ from collections.abc import Mapping
 import pytest
 
 from keyvisor_firmware.broker.attributes import VALUE_CLASSES, ValueClass
-from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Role
+from keyvisor_firmware.broker.calls import BY_NAME, CALLS, Access, Role
 from keyvisor_firmware.broker.control_points import _HALVES, _MADE_BY, CODES, HANDLE_CODES
 from keyvisor_hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
 from keyvisor_policy import questions
-from keyvisor_policy.pkcs11.calls import DECIDED_AT, FORMS, WITH_KEY, WITH_MECHANISM, WITH_TEMPLATE, named
+from keyvisor_policy.pkcs11.calls import (
+    DECIDED,
+    DECIDED_AT,
+    FORMS,
+    ON_ACCELERATORS,
+    ON_BOUND,
+    WITH_KEY,
+    WITH_MECHANISM,
+    WITH_TEMPLATE,
+    named,
+)
 from keyvisor_policy.pkcs11.curves import CURVES
 from keyvisor_policy.pkcs11.implied import CLASSES_MADE, KEY_TYPES_MADE
 from keyvisor_policy.pkcs11.kinds import EC_PARAMS, KEY_MATERIAL, NAMED, NOT_FLAT, NUMBERS, TRUTH_VALUES
 from keyvisor_policy.pkcs11.names import ATTRIBUTES, KEY_TYPES, MECHANISMS, OBJECT_CLASSES
-
-DECIDABLE = {*FORMS, *(form for forms in FORMS.values() for form in forms)}
 
 # What a call with a key, a mechanism or a template may be without being decided: it tells what there is, and does nothing.
 UNDECIDED = {"C_FindObjectsInit", "C_GetObjectSize"}
@@ -71,7 +79,7 @@ def test_every_curve_has_its_own_encoding() -> None:
 
 
 def test_every_call_that_is_named_is_one_of_the_broker() -> None:
-    assert set(BY_NAME) >= DECIDABLE | set(DECIDED_AT)
+    assert set(BY_NAME) >= DECIDED | set(DECIDED_AT)
 
 
 def test_every_form_asks_the_same_with_the_same_kinds_of_arguments() -> None:
@@ -91,7 +99,7 @@ def test_every_form_asks_the_same_with_the_same_kinds_of_arguments() -> None:
     ],
 )
 def test_what_has_a_mechanism_a_template_or_a_key_can_be_decided(name: str) -> None:
-    assert name in DECIDABLE
+    assert name in DECIDED
 
 
 def test_what_comes_after_a_decision_leads_to_a_call_that_is_decided() -> None:
@@ -126,6 +134,13 @@ def test_what_a_call_is_judged_by_is_what_it_has() -> None:
     assert having(Role.MECHANISM) == WITH_MECHANISM
     assert having(Role.TEMPLATE) | {"C_WrapKey"} == WITH_TEMPLATE  # of which the key that goes out is judged
     assert having(*HANDLE_CODES) == WITH_KEY
+
+
+def test_what_an_hsm_serves_that_keeps_no_keys_is_what_the_gate_lets_through() -> None:
+    open_to_bound = {call.name for call in CALLS if call.access is not Access.SENSITIVE}
+    accelerated = {call.name for call in CALLS if call.accelerator} | open_to_bound
+    assert {call for call in DECIDED if named(call) in ON_ACCELERATORS} == DECIDED & accelerated
+    assert {call for call in DECIDED if named(call) in ON_BOUND} == DECIDED & open_to_bound
 
 
 def test_a_form_goes_by_the_name_of_its_call() -> None:

@@ -8,7 +8,7 @@ from tests.policy.test_control_points import Asked, asked, several
 
 from keyvisor_policy.control_points import ControlPoint, ControlPoints
 from keyvisor_policy.question_fields import attribute_value, call, mechanism, template, typed
-from keyvisor_policy.questions import Question, ask, judged, missing_part, value_text
+from keyvisor_policy.questions import Question, ask, judged, value_text, wrong_parts
 from keyvisor_policy.request_loading import profile_points
 from keyvisor_policy.request_tracing import NOT_GIVEN, explain_request
 from keyvisor_policy.strict_yaml import Plain
@@ -69,7 +69,7 @@ def test_a_refusal_has_the_code_that_the_application_gets(point: ControlPoint, c
     ],
 )
 def test_a_question_gives_what_such_a_call_has(question: Question, wrong: str | None) -> None:
-    assert missing_part(question) == wrong
+    assert [said for _, said in wrong_parts(question)] == ([] if wrong is None else [wrong])
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,19 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, {"string": str, "object": dict, "array": list}[kind])
 
 
+class Editor(yaml.SafeLoader):
+    """Takes `on` for a key like any other, as YAML 1.2 has it."""
+
+
+Editor.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool") or first not in "oO"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def judged(text: str) -> list[str]:
     """What an editor with the schema would say."""
-    return list(errors(yaml.safe_load(text), SCHEMA))
+    return list(errors(yaml.load(text, Editor), SCHEMA))  # noqa: S506 - it is a SafeLoader
 
 
 def policies() -> Iterator[tuple[str, str]]:
@@ -103,7 +113,7 @@ def policies() -> Iterator[tuple[str, str]]:
     yield "README", next(block for block in blocks(readme) if "associations" in block)
     page = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
     tutorial = [block for words, block in told(page) if "`policy.yaml`" in words]
-    assert len(tutorial) == 5
+    assert len(tutorial) == 7
     yield "tutorial", "".join(tutorial)
     yield "tutorial without never", "".join(tutorial[:-1])
     for path in sorted((ROOT / "configs").rglob("policy.yaml")):
@@ -206,8 +216,40 @@ WRONG = [
     f"version: 1\ncases: [{{name: a, given: {{hsms: [{HSM}]}}, expect: {{partly: 1}}}}]",
     f"version: 1\ncases: [{{name: a, given: {{hsms: [{HSM}], current: {{'03.0011': bond}}}}, expect: {{}}}}]",
     f"version: 1\ncases: [{{name: a, given: {{hsms: [{HSM}]}}, expect: {{refuse: [{{secret: a}}]}}}}]",
+    *(
+        f"version: 1\ncases: [{{name: a, given: {{hsms: [{HSM}]}}, expect: {{requests: [{{{request}}}]}}}}]"
+        for request in (
+            "call: C_Login",
+            "is: allowed",
+            "call: C_Login, is: forbidden",
+            "call: C_Sign, is: allowed",
+            "call: [C_Login], is: allowed",
+            "call: C_SignInit, mechanism: [CKM_RSA_PKCS], is: allowed",
+            "call: C_SignInit, mechanism: CKM_RSA, is: allowed",
+            "call: C_CreateObject, template: {CKA_VALUE: a}, is: allowed",
+            "call: C_CreateObject, template: {CKA_EXTRACTABLE: [true]}, is: allowed",
+            "call: C_Login, is: allowed, because: a",
+        )
+    ),
     EXPLANATIONS["invalid"].example,
 ]
+
+
+def test_requests_of_cases_are_right_by_the_schema_too() -> None:
+    requests = """\
+version: 1
+associations: [{name: payments, hsm: {}}]
+cases:
+- name: a
+  given: {hsms: []}
+  expect:
+    requests:
+    - {on: payments, call: C_SignInit, mechanism: CKM_RSA_PKCS, key: {CKA_MODULUS_BITS: 2048}, is: allowed}
+    - {call: C_MessageSignInit, mechanism: 0x80000001, is: refused}
+    - {call: C_CreateObject, template: {CKA_CLASS: CKO_DATA, CKA_TOKEN: true, CKA_LABEL: a}, is: allowed}
+"""
+    assert judged(requests) == []
+    assert len(parse(requests).cases[0].expect.requests) == 3
 
 
 @pytest.mark.parametrize("text", WRONG)

@@ -52,7 +52,7 @@ def typed(command: str, code: int, directory: Path) -> str:
 
 def test_the_tutorial_up_to_its_cases_works_as_written(tmp_path: Path) -> None:
     commands = list(follow(CASES, tmp_path))
-    assert len(commands) == 10
+    assert len(commands) == 13
     assert {command.split()[2] for command in commands if command.startswith("keyvisor")} == {
         "schema",
         "check",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -34,7 +37,7 @@ from keyvisor_guest.containers.keys import (
 )
 from keyvisor_guest.containers.layer_map import Cipher
 from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
-from keyvisor_guest.containers.oci.places import parse_layout, parse_place
+from keyvisor_guest.containers.oci.places import LayoutPlace, parse_layout, parse_place
 from keyvisor_guest.containers.portion import Portion
 from keyvisor_guest.containers.publishing import check_new, publish
 from keyvisor_guest.containers.release import MAX_RELEASE, Release, parse_release, release_bytes
@@ -147,43 +150,68 @@ def build(
         raise typer.BadParameter(
             "an image that is built again needs a name of its own: give --name TEXT", param_hint="--name"
         )
-    if key_out is not None:
-        check_new(key_out)
     place, target = parse_place(source), parse_layout(output)
+    if key_out is not None:
+        _check_key_out(key_out, target)
     public = jwe_recipients(recipients or ())
     volume_key = VolumeKey(os.urandom(VOLUME_KEY_LENGTH)) if key is None else _read_key(key)
     image = image_id(os.urandom(IMAGE_ID_LENGTH)) if name is None else image_id_of_name(name)
-    options = BuildOptions(
-        version, None if reproducible else os.urandom, Portion.parse(layers), _CIPHERS[cipher], size or 0
-    )
+    random_bytes = None if reproducible else os.urandom
+    options = BuildOptions(version, random_bytes, Portion.parse(layers), _CIPHERS[cipher], size or 0)
+    layout, tag = OciLayout(target.path), target.tag or LATEST
 
     def released(root: bytes) -> bytes:
         demand = ExactImage(root) if release is ReleaseKind.EXACT else MinimumVersion(version, image)
         return release_bytes(Release(volume_key, demand))
 
-    layout = OciLayout(target.path)
+    def wrap(root: bytes) -> Mapping[str, str]:
+        return wrapped_for(public, released(root), os.urandom)
+
     source_options = SourceOptions(architecture or here(), authfile, insecure_http)
     with (
-        tempfile.TemporaryDirectory(prefix="keyvisor-build-", dir=work) as place_to_work,
+        _work_directory(work) as directory,
         bars(quiet=as_json) as tell,
+        opened(place, source_options, directory, tell) as found,
     ):
-        directory = Path(place_to_work)
-        with opened(place, source_options, directory, tell) as found:
-            states = directory / "states"
-            states.mkdir()
-            built = build_image(
-                found,
-                layout,
-                states,
-                volume_key,
-                image,
-                options,
-                lambda root: wrapped_for(public, released(root), os.urandom),
-                lambda step, layer, done, total: tell(_said(step, layer), done, total),
-            )
-    tag = target.tag or LATEST
+        states = directory / "states"
+        states.mkdir()
+        built = build_image(
+            found,
+            layout,
+            states,
+            volume_key,
+            image,
+            options,
+            wrap,
+            lambda step, layer, done, total: tell(_said(step, layer), done, total),
+        )
     publish(layout, built.manifest, tag, key_out, released(built.root))
     _show(built, image, version, f"oci:{target.path}:{tag}", as_json=as_json)
+
+
+def _check_key_out(key_out: Path, target: LayoutPlace) -> None:
+    """Before the long part. Raises BadParameter, OSError."""
+    check_new(key_out)
+    if key_out.resolve().is_relative_to(target.path.resolve()):
+        raise typer.BadParameter(
+            "the layout goes to others, with all that is in it: name another directory",
+            param_hint="--key-out",
+        )
+
+
+@contextmanager
+def _work_directory(where: Path | None) -> Iterator[Path]:
+    """A directory for its owner only. Who is asked to end takes it away first: the volume in it is in clear."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with tempfile.TemporaryDirectory(prefix="keyvisor-build-", dir=where) as directory:
+            yield Path(directory)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _said(step: Step, layer: int) -> str:

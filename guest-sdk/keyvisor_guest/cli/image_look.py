@@ -66,7 +66,7 @@ def _show(digest: str, claims: ImageClaims, *, verified: bool) -> None:
             "root": claims.root,
             "volume": f"{size_text(claims.volume)}, {size_text(claims.stored)} stored",
             "platform": printable(claims.architecture),
-            "recipients": ", ".join(claims.wrapped) or "none",
+            "recipients": printable(", ".join(claims.wrapped)) or "none",
             **{name.lower(): printable(_cell(value)) for name, value in claims.process.items()},
             "verified": "chain, config and root" if verified else "no: no key was named",
         }

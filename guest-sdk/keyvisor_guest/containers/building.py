@@ -30,6 +30,7 @@ from keyvisor_guest.containers.writer import BuiltImage, ImageWriter, LayerInput
 __all__ = ["BuildOptions", "Progress", "Step", "build_image", "image_id_of_name"]
 
 _NAME_LABEL: Final = b"keyvisor image\0"
+_LONGEST_NAME: Final = 256
 _LARGEST: Final = (
     1 << 40
 )  # bytes of a volume: what makes it takes long for more, and layers hold 16 GiB at most
@@ -60,7 +61,11 @@ class BuildOptions:
 
 
 def image_id_of_name(name: str) -> ImageId:
-    """The id of the image that its owner calls `name`, over all its versions."""
+    """The id of the image that its owner calls `name`, over all its versions. Raises Unbuildable."""
+    if not name or not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise Unbuildable(
+            f"an image's name is printable text of at most {_LONGEST_NAME} characters: give another"
+        )
     return ImageId(hashlib.sha256(_NAME_LABEL + name.encode()).digest()[:IMAGE_ID_LENGTH])
 
 

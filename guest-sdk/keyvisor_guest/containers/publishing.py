@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 
 from keyvisor_guest.containers.errors import Unbuildable
-from keyvisor_guest.containers.oci.documents import Descriptor
+from keyvisor_guest.containers.limits import DEFAULT_LIMITS
+from keyvisor_guest.containers.oci.blobs import read_document
+from keyvisor_guest.containers.oci.documents import Descriptor, read_manifest
 from keyvisor_guest.containers.oci.layout import OciLayout
 
 __all__ = ["check_new", "publish"]
@@ -34,13 +36,14 @@ def publish(
 
     Raises OSError, ImageRefused. Unbuildable where the key's place was taken meanwhile: it says where the key is then.
     """
+    _store(layout, image)
     if key_file is None:
-        layout.tag(image, tag)
+        _tag(layout, image, tag)
         return
     check_new(key_file)
     staged = _stage(key_file, release)
     try:
-        layout.tag(image, tag)
+        _tag(layout, image, tag)
     except BaseException:
         staged.unlink()
         raise
@@ -53,6 +56,29 @@ def publish(
             f" is in `{staged}`: move it to a safe place"
         ) from error
     staged.unlink()
+    _sync(key_file.parent)
+
+
+def _store(layout: OciLayout, image: Descriptor) -> None:
+    """Have all blobs of the image on the disk: what names them must not outlive them when the machine goes down."""
+    manifest = read_manifest(read_document(layout.blobs, image.digest, DEFAULT_LIMITS.document))
+    paths = [layout.blobs.path_of(one.digest) for one in (image, manifest.config, *manifest.layers)]
+    for path in (*paths, paths[0].parent):
+        _sync(path)
+
+
+def _tag(layout: OciLayout, image: Descriptor, tag: str) -> None:
+    layout.tag(image, tag)
+    _sync(layout.path / "index.json")
+    _sync(layout.path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stage(path: Path, content: bytes) -> Path:

@@ -34,6 +34,9 @@ FORMS: Final[dict[str, tuple[str, ...]]] = {
 }
 """A call that a policy may name -> the calls that are the same thing asked in another way, which the name covers."""
 
+DECIDED: Final = frozenset((*FORMS, *(form for forms in FORMS.values() for form in forms)))
+"""Every call that a control point may decide. Searching and the like only tell what there is, and are not among them."""
+
 DECIDED_AT: Final[dict[str, str]] = {
     **{form: call for call, forms in FORMS.items() for form in forms},
     **{
@@ -94,6 +97,26 @@ WITH_KEY: Final = frozenset(
     )
 )
 """Those that use a key, or another object, that is there."""
+
+
+ON_ACCELERATORS: Final = frozenset(
+    (
+        "C_Login",
+        "C_CreateObject",
+        "C_DestroyObject",
+        "C_GetAttributeValue",
+        "C_SetAttributeValue",
+        *(f"C_{operation}Init" for operation in ("Encrypt", "Decrypt", "Digest", "Sign", "SignRecover")),
+        *(f"C_Verify{how}Init" for how in ("", "Recover")),
+        "C_DigestKey",
+        "C_SeedRandom",
+        "C_GenerateRandom",
+    )
+)
+"""Of FORMS those that an accelerator serves, which keeps no keys."""
+
+ON_BOUND: Final = frozenset(("C_DigestInit", "C_SeedRandom", "C_GenerateRandom"))
+"""Of FORMS those that an HSM serves which is bound and not associated."""
 
 
 def named(call: str) -> str:

@@ -140,6 +140,14 @@ def test_an_attribute_that_a_template_leaves_out_is_read_from_the_object(
     assert aes(application, session, (CKA.DERIVE, default != b"\1"))
 
 
+def test_a_template_that_only_searches_is_not_judged(bench: Bench, application: Application) -> None:
+    session = application.session()
+    aes(application, session, (CKA.LABEL, b"free"))
+    bench.control(control('deny: {template: {CKA_LABEL: "free"}}'))
+    application.call("C_FindObjectsInit", session, [(CKA.LABEL, b"free")])
+    assert len(application.call("C_FindObjects", session, 2)) == 1
+
+
 def _count(application: Application, session: int) -> int:
     application.call("C_FindObjectsInit", session, [])
     found = application.call("C_FindObjects", session, 1000)

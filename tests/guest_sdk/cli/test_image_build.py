@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,7 @@ def test_a_bare_key_needs_a_root(keyvisor: Callable[..., Any], desk: Path) -> No
         (("source", "-o", "out", "--key-out", "key", "--release", "min-version"), 2, "--name"),
         (("source", "-o", "out", "--key-out", "there"), 1, "never written over"),
         (("source", "-o", "out", "--key-out", "none/key"), 1, "no such directory"),
+        (("source", "-o", "source", "--key-out", "source/key"), 2, "goes to others"),
         (("source", "-o", "docker://localhost:1/x", "--key-out", "key"), 1, "no OCI layout"),
         (("dir:source", "-o", "out", "--key-out", "key"), 1, "skopeo copy"),
         (("source", "-o", "source-full", "--key-out", "key"), 1, "something else than an OCI layout"),
@@ -216,6 +219,30 @@ def test_a_source_that_is_not_what_its_config_says_is_not_built(
     ended = keyvisor("image", "build", "source:bad", "-o", "out", "--key-out", "key")
     assert ended.code == 1
     assert "not the one that its config names" in ended.err
+    assert not (desk / "key").exists()
+
+
+def test_a_build_that_is_asked_to_end_takes_the_volume_away(desk: Path) -> None:
+    """`mke2fs` stands still, so that the moment is a known one: the work directory is there, and nothing is sealed."""
+    (desk / "work").mkdir()
+    (desk / "programs").mkdir()
+    (desk / "programs/mke2fs").write_text(
+        f"#!/bin/sh\ntouch {desk}/work/*/states/in-clear\ncat {desk}/pipe\n"
+    )
+    (desk / "programs/mke2fs").chmod(0o755)
+    os.mkfifo(desk / "pipe")
+    program = Path(sys.executable).with_name("keyvisor")
+    build = [program, "image", "build", "source", "-o", "out", "--key-out", "key", "--work", "work"]
+    path = f"{desk}/programs:{os.environ['PATH']}"
+    with (
+        subprocess.Popen(build, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE) as process,
+        (desk / "pipe").open("wb"),  # opens when `mke2fs` reads
+    ):
+        assert os.listdir(desk / "work")
+        process.terminate()
+        process.wait(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert os.listdir(desk / "work") == []
     assert not (desk / "key").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,6 +214,47 @@ def test_symlinks_are_links_and_lead_nobody(tmp_path: Path) -> None:
     assert inside.read_bytes() == b"1"
 
 
+class Swapping:
+    """A volume whose blocks come as they are, and that swaps a directory for a symlink while a file's content is read."""
+
+    def __init__(self, source: VolumeReader, file: bytes, inside: Path, outside: Path) -> None:
+        self._read_at = source._read_at
+        (extent, *_) = source.extents(source.find(tuple(file.split(b"/"))))
+        self._start = extent.start * 4096
+        self._inside = inside
+        self._outside = outside
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        if offset == self._start and not self._inside.is_symlink():
+            self._inside.rename(self._inside.with_name("moved"))
+            self._inside.symlink_to(self._outside)
+        return self._read_at(offset, length)
+
+
+def test_a_directory_that_becomes_a_symlink_meanwhile_leads_nobody_out(tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    source = volume(tmp_path, [file("etc/a", b"1" * 5000), file("etc/b", b"2"), file("etc/sub/c", b"3")])
+    put_out(VolumeReader(Swapping(source, b"etc/a", out / "etc", outside)), out)
+    assert os.listdir(outside) == []
+    assert sorted(os.listdir(out / "moved")) == ["a", "b", "sub"]
+
+
+def test_a_second_name_is_not_taken_from_where_a_symlink_leads(tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    (outside / "a").write_text("somebody else's")
+    layer = [
+        file("etc/a", b"1"),
+        other("zz", Kind.HARD_LINK, target=(b"etc", b"a")),
+        file("file", b"2" * 5000),
+    ]
+    source = volume(tmp_path, layer)
+    with pytest.raises(Unextractable, match="zz"):
+        put_out(VolumeReader(Swapping(source, b"file", out / "etc", outside)), out)
+    assert not (out / "zz").exists()
+
+
 def evil_volume(directory: Path, *names: bytes) -> VolumeReader:
     """A volume with names that no layer can make: straight into the root directory's block."""
     path = directory / "volume"
@@ -257,6 +299,38 @@ def test_holes_stay_holes_and_names_of_one_file_stay_one(tmp_path: Path) -> None
     assert seen.st_nlink == 2
     assert seen.st_blocks * 512 < 1 << 20
     assert (found.files, found.hard_links, found.bytes) == (1, 1, 4099)
+
+
+def test_a_file_that_ends_in_a_hole_has_its_whole_length(tmp_path: Path) -> None:
+    put_out(volume(tmp_path, [file("a", b"x" + bytes(9000)), file("b", bytes(5000))]), tmp_path / "out")
+    assert (tmp_path / "out/a").read_bytes() == b"x" + bytes(9000)
+    assert (tmp_path / "out/b").read_bytes() == bytes(5000)
+
+
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # version 2, effective: cap_net_bind_service
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="file capabilities and trusted attributes take root")
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (NOTHING, {"user.a"}),
+        (ExtractOptions(owners=True), {"user.a", "trusted.b"}),
+        (ExtractOptions(set_id=True), {"user.a", "security.capability"}),
+        (EVERYTHING, {"user.a", "trusted.b", "security.capability"}),
+    ],
+)
+def test_attributes_come_as_they_are_asked_for(
+    tmp_path: Path, options: ExtractOptions, kept: set[str]
+) -> None:
+    xattrs = ((b"security.capability", CAPABILITY), (b"trusted.b", b"2"), (b"user.a", b"1"))
+    found = put_out(volume(tmp_path, [file("a", b"x", xattrs=xattrs)]), tmp_path / "out", options)
+    there = {name: os.getxattr(tmp_path / "out/a", name) for name in os.listxattr(tmp_path / "out/a")}
+    if "user.a" not in there:
+        pytest.skip("the file system of the tests keeps no attributes")
+    assert there.keys() == kept
+    assert all(there[name.decode()] == value for name, value in xattrs if name.decode() in kept)
+    assert found.attributes_left == 3 - len(kept)
 
 
 def test_directories_get_their_modes_when_all_is_in_them(tmp_path: Path) -> None:

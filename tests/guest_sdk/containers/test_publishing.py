@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyvisor_guest.containers.errors import Unbuildable
-from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor
+from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor, Manifest, manifest_bytes
 from keyvisor_guest.containers.oci.layout import OciLayout
 from keyvisor_guest.containers.publishing import publish
 
@@ -29,7 +29,11 @@ def layout(tmp_path: Path) -> OciLayout:
 
 @pytest.fixture
 def image(layout: OciLayout) -> Descriptor:
-    stored = layout.blobs.put(b"{}")
+    config, blob = (layout.blobs.put(data) for data in (b"{}", b"a layer"))
+    manifest = Manifest(
+        Descriptor("a/config", config.digest, config.size), (Descriptor("a/layer", blob.digest, blob.size),)
+    )
+    stored = layout.blobs.put(manifest_bytes(manifest))
     return Descriptor(MANIFEST, stored.digest, stored.size)
 
 
@@ -49,25 +53,68 @@ def test_a_key_is_never_written_over(layout: OciLayout, image: Descriptor, tmp_p
     assert layout.images() == ()
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "layout.tag", "os.link"])
-def test_a_crash_leaves_no_key_without_its_image(
-    layout: OciLayout, image: Descriptor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    """Whatever a program would have done afterwards: `unlink` is taken away as well."""
+CALLS = [*(("fsync", number) for number in range(8)), ("tag", 0), ("link", 0)]
 
-    def crash(*_: object, **__: object) -> None:
+
+@pytest.mark.parametrize(("name", "number"), CALLS)
+def test_a_crash_leaves_no_key_without_its_image(
+    layout: OciLayout,
+    image: Descriptor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    """At each call that the disk hears of. What a program would do afterwards, `unlink`, is taken away as well."""
+    honest, calls = os.fsync, 0
+
+    def crash(*arguments: object, **_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > number:
+            raise Crash
+        honest(*arguments)  # type: ignore[arg-type]
+
+    def gone(*_: object, **__: object) -> None:
         raise Crash
 
-    where, _, name = call.partition(".")
-    monkeypatch.setattr(os if where == "os" else layout, name, crash, raising=True)
-    monkeypatch.setattr(os, "unlink", crash)
-    monkeypatch.setattr(Path, "unlink", crash)
+    monkeypatch.setattr(layout if name == "tag" else os, name, crash)
+    monkeypatch.setattr(Path, "unlink", gone)
     with pytest.raises(Crash):
         publish(layout, image, "v1", tmp_path / "key", RELEASE)
-    assert not (tmp_path / "key").exists()
+    if (tmp_path / "key").exists():
+        assert layout.find("v1").digest == image.digest
     if layout.images():
-        kept = [one for one in tmp_path.iterdir() if one.is_file()]
-        assert [one.read_bytes() for one in kept] == [RELEASE]
+        kept = {one.read_bytes() for one in tmp_path.iterdir() if one.is_file()}
+        assert kept == {RELEASE}
+
+
+def test_all_that_is_named_is_on_the_disk_before_it_is(
+    layout: OciLayout, image: Descriptor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blobs before the index, the staged key too; the index before the key's name."""
+    told: list[str] = []
+    sync, tag, link = os.fsync, layout.tag, os.link
+
+    def synced(descriptor: int) -> None:
+        told.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.partition("-")[0])
+        sync(descriptor)
+
+    def tagged(*arguments: object) -> None:
+        told.append("TAG")
+        tag(*arguments)  # type: ignore[arg-type]
+
+    def linked(*arguments: object) -> None:
+        told.append("KEY")
+        link(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(layout, "tag", tagged)
+    monkeypatch.setattr(os, "link", linked)
+    blobs = {one.name for one in (layout.path / "blobs/sha256").iterdir()}
+    publish(layout, image, "v1", tmp_path / "key", RELEASE)
+    assert set(told[:3]) == blobs
+    assert told[3:] == ["sha256", ".keyvisor", "TAG", "index.json", "layout", "KEY", tmp_path.name]
 
 
 def test_an_index_that_cannot_be_written_leaves_no_key(
