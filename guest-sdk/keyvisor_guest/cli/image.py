@@ -11,6 +11,7 @@ from keyvisor_guest.cli import (
     image_serve,
     image_thin,
     image_transfer,
+    image_wrap,
 )
 from keyvisor_policy.terminal import verb
 
@@ -27,6 +28,8 @@ for command in (
     image_transfer.pull,
     image_run.run,
     image_serve.serve,
+    image_wrap.rewrap,
+    image_wrap.keyprovider,
 ):
     app.command()(command)
 app.add_typer(image_ocicrypt.app, name="ocicrypt")

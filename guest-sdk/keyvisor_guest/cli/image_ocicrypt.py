@@ -6,19 +6,22 @@ Beside the secure images and not as strong: nothing in the format binds layers t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keyvisor_guest.cli.image_hsm_keys import ImageGuestOption, hsm_key, key_uri
 from keyvisor_guest.cli.image_key_options import read_private_key
 from keyvisor_guest.cli.image_places import ArchitectureOption, here
 from keyvisor_guest.cli.image_recipients import RecipientsOption, jwe_recipients
-from keyvisor_guest.cli.options import JsonOption
+from keyvisor_guest.cli.options import JsonOption, StateOption
 from keyvisor_guest.cli.owner_files import print_fields
 from keyvisor_guest.cli.request_options import file_option
-from keyvisor_guest.containers.errors import ImageRefused
-from keyvisor_guest.containers.jwe import unwrap_with
+from keyvisor_guest.containers.errors import ImageRefused, KeyRefused
+from keyvisor_guest.containers.jwe import RsaUnwrap, unwrap_with
 from keyvisor_guest.containers.oci.documents import Descriptor
 from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
 from keyvisor_guest.containers.oci.places import LayoutPlace, parse_layout
@@ -57,15 +60,41 @@ def encrypt(
 def decrypt(
     source: SourceArgument,
     output: OutputOption,
-    private_key: Annotated[Path, file_option("--private-key", text="A recipient's private key: RSA, PEM.")],
+    private_key: Annotated[
+        Path | None, file_option("--private-key", text="A recipient's private key: RSA, PEM.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="pkcs11:URI", help="The same in the guest's HSM, where it stays."),
+    ] = None,
+    guest: ImageGuestOption = None,
+    state: StateOption = None,
     architecture: ArchitectureOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Decrypt an image's layers. Each is as it was encrypted; that they belong together, nothing in the format says."""
-    open_key = unwrap_with(read_private_key(private_key))
-    layout, image, into, place = _both(source, output, architecture)
-    made = decrypt_image(layout.blobs, image, open_key, into.blobs)
+    with _opening(private_key, key, guest, state) as open_key:
+        layout, image, into, place = _both(source, output, architecture)
+        made = decrypt_image(layout.blobs, image, open_key, into.blobs)
     _publish(into, place, made, as_json=as_json)
+
+
+@contextmanager
+def _opening(
+    private_key: Path | None, key: str | None, guest: str | None, state: Path | None
+) -> Iterator[RsaUnwrap]:
+    """What opens the layers' keys: a file's key, or the HSM's."""
+    if private_key is not None and key is None:
+        yield unwrap_with(read_private_key(private_key))
+    elif key is not None and private_key is None:
+        from keyvisor_guest.containers.hsm_keys import RsaInHsm
+
+        with hsm_key(key_uri(key), guest, state) as found:
+            if not isinstance(found, RsaInHsm):
+                raise KeyRefused("layers are encrypted for RSA keys: name one of these")
+            yield found.unwrap_jwe
+    else:
+        raise typer.BadParameter("with which key? give --private-key FILE or --key pkcs11:URI, and not both")
 
 
 def _both(

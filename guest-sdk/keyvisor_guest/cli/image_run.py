@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from keyvisor_guest.cli.exec import open_door
-from keyvisor_guest.cli.image_guest_options import GuestForImage, SecretOption, release_for
 from keyvisor_guest.cli.image_key_options import KeyOptions, with_key_options
 from keyvisor_guest.cli.image_places import (
     ArchitectureOption,
@@ -22,9 +21,7 @@ from keyvisor_guest.cli.image_places import (
     registry_at,
 )
 from keyvisor_guest.cli.image_progress import Tell, bars
-from keyvisor_guest.cli.options import StateOption
 from keyvisor_guest.containers.errors import ContainerError
-from keyvisor_guest.containers.firmware_keys import DEFAULT_SECRET
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import read_document
 from keyvisor_guest.containers.oci.documents import Descriptor
@@ -62,8 +59,6 @@ def run(
             show_default=False,
         ),
     ] = None,
-    guest: GuestForImage = None,
-    secret: SecretOption = DEFAULT_SECRET,
     files: Annotated[
         RootKind,
         typer.Option(
@@ -78,7 +73,6 @@ def run(
     architecture: ArchitectureOption = "",
     authfile: AuthFileOption = None,
     insecure_http: InsecureHttpOption = False,
-    state: StateOption = None,
 ) -> None:
     """Run a secure image in a sandbox; the exit code is its program's.
 
@@ -87,10 +81,9 @@ def run(
     /run/keyvisor/pkcs11.sock, and P11_KIT_SERVER_ADDRESS names it. What the container writes is gone with it.
     """
     with Signals() as signals, bars(quiet=quiet) as tell:
-        where = state_directory(state)
-        door = None if guest is None else open_door(where, guest)
+        door = None if keys.guest is None else open_door(state_directory(keys.state), keys.guest)
         with found_image(image, architecture, authfile, insecure_http, tell) as (layout, found):
-            reader = opened_image(layout, found, keys, guest, secret, where)
+            reader = opened_image(layout, found, keys)
     with Signals() as signals, reader:
         code = run_container(
             reader,
@@ -128,12 +121,10 @@ def found_image(
     yield layout, layout.find(place.tag)
 
 
-def opened_image(
-    layout: OciLayout, found: Descriptor, keys: KeyOptions, guest: str | None, secret: str, state: Path
-) -> ImageReader:
-    """The image open and verified, if the key was released for it. Raises ImageRefused, KeyRefused."""
+def opened_image(layout: OciLayout, found: Descriptor, keys: KeyOptions) -> ImageReader:
+    """The image open and verified, if the key was released for it. Raises ImageRefused, KeyRefused, and as the doors do."""
     data = read_document(layout.blobs, found.digest, DEFAULT_LIMITS.document)
-    release = release_for(keys, parse_secure_manifest(data), guest, secret, state)
+    release = keys.release(parse_secure_manifest(data))
     return ImageReader.open(layout.blobs, found.digest, release.key, release.demand)
 
 

@@ -10,17 +10,14 @@ from urllib.parse import quote
 
 import typer
 
-from keyvisor_guest.cli.image_guest_options import GuestForImage, SecretOption
 from keyvisor_guest.cli.image_key_options import KeyOptions, with_key_options
 from keyvisor_guest.cli.image_places import ArchitectureOption, AuthFileOption, InsecureHttpOption
 from keyvisor_guest.cli.image_progress import bars
 from keyvisor_guest.cli.image_run import ReferenceArgument, found_image, opened_image
-from keyvisor_guest.cli.options import JsonOption, StateOption
+from keyvisor_guest.cli.options import JsonOption
 from keyvisor_guest.containers.errors import ContainerError
-from keyvisor_guest.containers.firmware_keys import DEFAULT_SECRET
 from keyvisor_guest.containers.nbd_server import NbdServer, served_image
 from keyvisor_guest.containers.running.supervising import Signals
-from keyvisor_guest.state_directory import state_directory
 from keyvisor_policy.terminal import print_json, printable
 
 __all__ = ["serve"]
@@ -36,12 +33,9 @@ def serve(
             "--nbd", metavar="SOCKET", help="The Unix socket to serve on, in a directory that is yours alone."
         ),
     ],
-    guest: GuestForImage = None,
-    secret: SecretOption = DEFAULT_SECRET,
     architecture: ArchitectureOption = "",
     authfile: AuthFileOption = None,
     insecure_http: InsecureHttpOption = False,
-    state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the volume of a secure image in clear over NBD, read-only, until a signal ends it.
@@ -54,7 +48,7 @@ def serve(
             bars(quiet=as_json) as tell,
             found_image(image, architecture, authfile, insecure_http, tell) as (layout, found),
         ):
-            reader = opened_image(layout, found, keys, guest, secret, state_directory(state))
+            reader = opened_image(layout, found, keys)
         with reader, NbdServer(served_image(reader), nbd.absolute(), on_refused=_say_refused):
             signals.hold()
             uri = f"nbd+unix:///?socket={quote(str(nbd.absolute()))}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyvisor_guest.containers.errors import KeyRefused
 from keyvisor_guest.containers.release import Release, parse_release
-from keyvisor_guest.wire.secret_kinds import KINDS
+from keyvisor_guest.wire.secret_kinds import KINDS, SecretKind
 
 if TYPE_CHECKING:
     from keyvisor_guest.secrets import Secrets
@@ -30,7 +30,7 @@ def release_from_secret(secrets: Secrets, name: str = DEFAULT_SECRET) -> Release
             f" `keyvisor owner request retrievable {name} --type plain --secret FILE`"
         )
     found = secrets.retrieve(name)
-    if KINDS[found.kind].is_key:
+    if KINDS[found.kind].is_key or found.kind is SecretKind.ASSOCIATION:
         raise KeyRefused(
             f"the secret `{name}` is of a kind that never comes out in clear: add the release with `--type plain`"
         )

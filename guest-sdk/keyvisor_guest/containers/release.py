@@ -15,7 +15,7 @@ from keyvisor_guest.containers.chain import ExactImage, MinimumVersion
 from keyvisor_guest.containers.errors import KeyRefused
 from keyvisor_guest.containers.keys import IMAGE_ID_LENGTH, VOLUME_KEY_LENGTH, ImageId, VolumeKey
 
-__all__ = ["MAX_RELEASE", "Release", "parse_release", "release_bytes"]
+__all__ = ["MAX_RELEASE", "Release", "parse_release", "release_bytes", "released_for"]
 
 MAX_RELEASE: Final = 512  # bytes
 _ROOT_LENGTH: Final = 32
@@ -59,6 +59,15 @@ def parse_release(data: bytes) -> Release:
     raise KeyRefused(
         "this secret carries no volume key with an image root or a least version: let the image's owner add it again"
     ) from None
+
+
+def released_for(release: Release, exact: ExactImage | None) -> Release:
+    """The release, if it is good for the root where one is said. Raises KeyRefused."""
+    if exact is not None and release.demand != exact:
+        raise KeyRefused(
+            "the key was released for something else than `--root` names: leave `--root` out, or name another key"
+        )
+    return release
 
 
 def _hex(members: Any, name: str, length: int) -> bytes:

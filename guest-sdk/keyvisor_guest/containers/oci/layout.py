@@ -75,6 +75,15 @@ class OciLayout:
         members = [one.members() for one in (*others, named)]
         self._write("index.json", {"schemaVersion": 2, "mediaType": INDEX, "manifests": members})
 
+    def replace(self, old: Descriptor, new: Descriptor) -> None:
+        """Let the index name `new` where it names `old` by the same tag, or by none. Raises ImageRefused."""
+        tag = old.annotations.get(REF_NAME)
+        members = [
+            (new if (one.digest, one.annotations.get(REF_NAME)) == (old.digest, tag) else one).members()
+            for one in self.images()
+        ]
+        self._write("index.json", {"schemaVersion": 2, "mediaType": INDEX, "manifests": members})
+
     def _read(self, name: str) -> bytes:
         try:
             with (self.path / name).open("rb") as file:
