@@ -54,8 +54,8 @@ def run(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- ARGS]",
-            help="Instead of the image's `Cmd`, behind its `Entrypoint`.",
+            metavar="ARGS",
+            help="Behind `--`: instead of the image's `Cmd`, behind its `Entrypoint`.",
             show_default=False,
         ),
     ] = None,
