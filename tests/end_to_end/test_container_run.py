@@ -74,7 +74,7 @@ class Host(World):
     @property
     def temporary(self) -> Path:
         """Where temporary files go."""
-        return self.directory / "t"
+        return self.directory / "t, a:b"
 
     def give_key(self, release: Path, guest: str, name: str = "volume-key") -> None:
         """The owner's request that carries a release, handed in."""
@@ -365,7 +365,7 @@ def test_T10_with_a_key_of_the_guests_hsm_it_runs_until_the_hsm_is_unbound(host:
 def test_when_its_guest_stops_the_door_is_shut_and_nothing_runs_anew(host: Host) -> None:
     """The last test: the guest is gone afterwards."""
     tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login -O'
-    program = f"{tool} >/dev/null && echo ready || exit 9; read line; {tool} && echo still there; exit 5"
+    program = f"{tool} >/dev/null 2>&1 && echo ready || exit 9; read line; {tool} && echo still there; exit 5"
     with host.started("--", program) as running:
         host.keyvisor("host", "stop", GUEST).ok()
         told, _ = running.communicate("go\n", timeout=60)

@@ -21,7 +21,7 @@ from keyvisor_guest.cli.image_places import (
     registry_at,
 )
 from keyvisor_guest.cli.image_progress import Tell, bars
-from keyvisor_guest.containers.errors import ContainerError
+from keyvisor_guest.cli.image_refusals import Refusals
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import read_document
 from keyvisor_guest.containers.oci.documents import Descriptor
@@ -91,7 +91,7 @@ def run(
             RunOptions(files, door, network),
             signals,
             on_root=lambda taken: None if quiet else _say_root(taken),
-            on_refused=_say_refused,
+            on_refused=Refusals(),
         )
     raise typer.Exit(code)
 
@@ -136,8 +136,3 @@ def _say_root(root: Root) -> None:
         else "all files were verified and laid out in memory"
     )
     print(printable(f"{root.kind}: {told}{why}"), file=sys.stderr)
-
-
-def _say_refused(error: ContainerError) -> None:
-    """Of another thread, while the container runs: what it gets is an I/O error."""
-    print(f"error: {printable(str(error))}", file=sys.stderr)

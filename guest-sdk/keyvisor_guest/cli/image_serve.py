@@ -13,9 +13,9 @@ import typer
 from keyvisor_guest.cli.image_key_options import KeyOptions, with_key_options
 from keyvisor_guest.cli.image_places import ArchitectureOption, AuthFileOption, InsecureHttpOption
 from keyvisor_guest.cli.image_progress import bars
+from keyvisor_guest.cli.image_refusals import Refusals
 from keyvisor_guest.cli.image_run import ReferenceArgument, found_image, opened_image
 from keyvisor_guest.cli.options import JsonOption
-from keyvisor_guest.containers.errors import ContainerError
 from keyvisor_guest.containers.nbd_server import NbdServer, served_image
 from keyvisor_guest.containers.running.supervising import Signals
 from keyvisor_policy.terminal import print_json, printable
@@ -49,7 +49,7 @@ def serve(
             found_image(image, architecture, authfile, insecure_http, tell) as (layout, found),
         ):
             reader = opened_image(layout, found, keys)
-        with reader, NbdServer(served_image(reader), nbd.absolute(), on_refused=_say_refused):
+        with reader, NbdServer(served_image(reader), nbd.absolute(), on_refused=Refusals()):
             signals.hold()
             uri = f"nbd+unix:///?socket={quote(str(nbd.absolute()))}"
             if as_json:
@@ -58,7 +58,3 @@ def serve(
                 print(f"ready: {printable(uri)}")
             sys.stdout.flush()
             select.select([signals.waiting], [], [])
-
-
-def _say_refused(error: ContainerError) -> None:
-    print(f"error: {printable(str(error))}", file=sys.stderr)

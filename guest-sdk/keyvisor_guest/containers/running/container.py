@@ -22,7 +22,7 @@ from keyvisor_guest.containers.reader import ImageReader
 from keyvisor_guest.containers.running.process import process_of
 from keyvisor_guest.containers.running.roots import Root, RootKind, make_directories, root_of
 from keyvisor_guest.containers.running.sandbox import MOUNT_POINTS, Door, sandboxed
-from keyvisor_guest.containers.running.supervising import Signals, supervise
+from keyvisor_guest.containers.running.supervising import Signals, check_bubblewrap, supervise
 
 __all__ = ["RunOptions", "client_in", "run_container"]
 
@@ -47,19 +47,19 @@ def run_container(
     *,
     on_root: Callable[[Root], None] = lambda _root: None,
     on_refused: Callable[[ContainerError], None] = lambda _error: None,
-    progress: Callable[[int], None] = lambda _bytes: None,
 ) -> int:
     """Run the image; the exit code of its program. Takes the reader over. This process has one thread so far.
 
     Raises Unservable, ImageRefused, Unextractable, VolumeUnusable: then nothing of the image has run.
     """
+    check_bubblewrap()
     volume = VolumeReader(reader.read_at)
     process = process_of(reader.config, volume, arguments)
     missing = _missing(volume, process.directory)
     door = None if options.door is None else Door(options.door, client_in(volume))
     with (
         _private_place() as place,
-        root_of(reader, options.root, place, on_refused=on_refused, progress=progress) as root,
+        root_of(reader, options.root, place, on_refused=on_refused) as root,
     ):
         make_directories(root.path, (*MOUNT_POINTS, *missing))
         on_root(root)

@@ -64,7 +64,6 @@ def root_of(
     place: Path,
     *,
     on_refused: Callable[[ContainerError], None] = lambda _error: None,
-    progress: Callable[[int], None] = lambda _bytes: None,
 ) -> Iterator[Root]:
     """The image's files below `place`, an empty directory on a tmpfs among this process's own mounts.
 
@@ -75,7 +74,7 @@ def root_of(
     if kind is RootKind.FUSE and missing is not None:
         raise Unservable(f"no FUSE here: {missing}; `--files extract` goes without")
     if kind is RootKind.EXTRACT or missing is not None:
-        yield Root(_extracted(reader, place, progress), RootKind.EXTRACT, missing)
+        yield Root(_extracted(reader, place), RootKind.EXTRACT, missing)
         return
     with ExitStack() as undo:
         path = _mounted(reader, place, on_refused, undo)
@@ -105,12 +104,12 @@ def _open(undo: ExitStack, path: str, parent: int | None) -> int:
     return descriptor
 
 
-def _extracted(reader: ImageReader, place: Path, progress: Callable[[int], None]) -> Path:
+def _extracted(reader: ImageReader, place: Path) -> Path:
     path = place / "root"
     path.mkdir(mode=0o700)
     with ExitStack() as undo:
         directory = _open(undo, os.fspath(path), None)
-        extract(VolumeReader(reader.read_at), directory, progress=progress)
+        extract(VolumeReader(reader.read_at), directory)
     reader.close()
     return path
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ from typing import Final
 from keyvisor_guest.containers.errors import Unservable
 from keyvisor_guest.containers.running.sandbox import Sandboxed
 
-__all__ = ["GRACE", "Signals", "supervise"]
+__all__ = ["GRACE", "Signals", "check_bubblewrap", "supervise"]
 
+_BUBBLEWRAP: Final = "bwrap"
 GRACE: Final = 10.0  # seconds
 _ONE_SIGNAL: Final = 1.0  # seconds
 _CAUGHT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,20 +67,23 @@ class Signals:
             os.write(self._told, bytes([number]))
 
 
+def check_bubblewrap() -> None:
+    """Raises Unservable where it is not installed."""
+    if shutil.which(_BUBBLEWRAP) is None:
+        raise Unservable(f"`{_BUBBLEWRAP}` is not installed: it comes with the package `bubblewrap`")
+
+
 def supervise(sandboxed: Sandboxed, signals: Signals) -> int:
-    """Run it; its exit code, 128 and the signal's number where one ended it. Raises Unservable where bubblewrap is missing."""
+    """Run it; its exit code, 128 and the signal's number where one ended it."""
     options = os.memfd_create("options", 0)
     told, telling = os.pipe2(os.O_CLOEXEC)
     try:
         with os.fdopen(options, "wb", closefd=False) as file:
             file.write(sandboxed.passed())
         os.lseek(options, 0, os.SEEK_SET)
-        words = ["bwrap", "--args", str(options), "--info-fd", str(telling), "--", *sandboxed.arguments]
+        words = [_BUBBLEWRAP, "--args", str(options), "--info-fd", str(telling), "--", *sandboxed.arguments]
         signals.hold()
-        try:
-            container = subprocess.Popen(words, pass_fds=(options, telling), process_group=0)
-        except FileNotFoundError:
-            raise Unservable("`bwrap` is not installed: it comes with the package `bubblewrap`") from None
+        container = subprocess.Popen(words, pass_fds=(options, telling), process_group=0)
         os.close(telling)
         telling = -1
         return _wait(container, told, signals)
