@@ -1,5 +1,5 @@
 # What the README, the developers and the CI call. Everything sets itself up.
-.PHONY: setup compiler peers demo test search fuzz lint bench conformance docs clean
+.PHONY: setup compiler peers demo test slow search fuzz lint bench conformance docs clean
 V := .venv/bin
 
 setup:
@@ -16,6 +16,11 @@ peers:
 
 test: compiler peers setup
 	@$(V)/python -m pytest $(ARGS)
+
+# What takes minutes each: an image of a whole Debian, which is fetched, held against umoci
+slow: compiler setup
+	@./scripts/container_peers.sh mmdebstrap umoci
+	@$(V)/python -m pytest -m slow --timeout 1800 $(ARGS)
 
 # Sequences of six calls that might bring a key out; `make test` tries those of five: make search ARGS="-k python"
 search: compiler setup

@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import filter_cost, growth, guests, memory, policies, side_by_side, storage
+from bench import containers, filter_cost, growth, guests, memory, policies, side_by_side, storage
 from bench.clients import compile_client
 from bench.machine import machine
 from bench.processes import allow_descriptors
@@ -35,6 +35,7 @@ SECTIONS: Final[dict[str, Callable[[Run], Figures]]] = {
     "guests": guests.measure,
     "storage": storage.measure,
     "policy": policies.measure,
+    "containers": containers.measure,
 }
 
 

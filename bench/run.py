@@ -14,7 +14,8 @@ Figures: TypeAlias = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much is measured. `shapes` are pairs of client processes and threads in each; `marks` are which of the
-    `started_guests`, from 1 on, are looked at.
+    `started_guests`, from 1 on, are looked at; `image_mib` are sizes of images, and those with `image_layers` have a
+    quarter of the first.
     """
 
     rounds: int
@@ -32,6 +33,8 @@ class Size:
     marks: tuple[int, ...]
     growing_policies: tuple[int, ...]
     planned_hsms: int
+    image_mib: tuple[int, ...]
+    image_layers: tuple[int, ...]
 
 
 FULL: Final = Size(
@@ -50,6 +53,8 @@ FULL: Final = Size(
     marks=(1, 100, 1000),
     growing_policies=(10, 100, 1000, 10_000),
     planned_hsms=1000,
+    image_mib=(300, 2048),
+    image_layers=(1, 10, 100),
 )
 QUICK: Final = Size(
     rounds=3,
@@ -67,6 +72,8 @@ QUICK: Final = Size(
     marks=(1, 8),
     growing_policies=(10, 100),
     planned_hsms=20,
+    image_mib=(8, 32),
+    image_layers=(1, 5),
 )
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+from bench.container_tables import container_tables
 from bench.figures import Spread, geometric_mean, ratios, spread
 from bench.operations import OPERATIONS
 from bench.peers import DIRECT, KEYVISOR, SERVER
@@ -213,4 +214,5 @@ SECTIONS: Final[dict[str, Callable[[Figures, Figures], Iterator[Table]]]] = {
     "guests": _guests,
     "storage": storage_tables,
     "policy": policy_tables,
+    "containers": container_tables,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.cipher_speeds import OPENSSL, OPENSSL_AEAD
 from bench.peers import DIRECT, KEYVISOR, SERVER
 from bench.run import Figures
 
@@ -48,6 +49,25 @@ def asked(tools: float, decisions: float) -> Figures:
         "refuse": decisions,
     }
     return {name: [each, 2 * each, each] for name, each in names.items()}
+
+
+def an_image(tars: int, times: float) -> Figures:
+    """An image of so many bytes in tars: seconds of each step and of reading it."""
+    return {
+        "seconds": dict.fromkeys(("measure", "ext4", "fsck", "copy", "diff", "encrypt"), times),
+        "map": 1500,
+        "tags": tars // 256,
+        "data": 2 * tars,
+        "tars": tars,
+        "layers": 4,
+        "cp": 2000.0,
+        "open": [0.002, 0.001, 0.004],
+        "first file": [0.004, 0.003, 0.008],
+        "read": [1.0],
+        "verify": [2.0],
+        "opened": 5,
+        "stored": 2 * tars // 4096,
+    }
 
 
 FIGURES: Figures = {
@@ -120,5 +140,14 @@ FIGURES: Figures = {
     "policy": {
         "hsms": 20,
         **{shape: {"10": asked(1.0, 2.0), "1,000": asked(4.0, 50.0)} for shape in ("own MKVP", "firmware")},
+    },
+    "containers": {
+        "speeds": {
+            OPENSSL: [2000.0, 1000.0, 2000.0],
+            OPENSSL_AEAD: [1000.0, 1000.0, 1000.0],
+            **{name: [1000.0, 1000.0, 1500.0] for name in ("seal", "open", "xts seal", "xts open", "sha256")},
+        },
+        "sizes": {"300": an_image(409_600_000, 1.0), "2,048": an_image(4_096_000_000, 4.0)},
+        "layers": {"1": an_image(4_096_000, 1.0), "100": {**an_image(4_096_000, 2.0), "map": 84_000}},
     },
 }

@@ -120,6 +120,43 @@ def test_the_daemon_is_told_with_and_without_guests() -> None:
     assert _row(table, "stop of one guest, ms")["100 guests"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("title", "row", "cells"),
+    [
+        ("blocks of 4 KiB in memory", "AES-256-GCM, sealed", ["1,000 (1,000-1,500)", "0.75 (0.50-1.00)"]),
+        (
+            "an image built, step by step",
+            "read the changed blocks, seal, hash and store them, MB/s",
+            ["819", "2,048"],
+        ),
+        ("an image built, step by step", "the whole build, MB/s", ["68", "171"]),
+        ("an image built, step by step", "seal, hash and store: to `cp`", ["0.41", "1.02"]),
+        (
+            "an image built, step by step",
+            "all blocks read and verified, MB/s",
+            ["819 (819-819)", "8,192 (8,192-8,192)"],
+        ),
+        ("growth in size", "open, ms", ["2.0 (1.0-4.0)"] * 2),
+        ("growth in size", "tags, kB", ["1,600", "16,000"]),
+        ("growth in size", "blocks opened for it, %", ["0.003", "0.000"]),
+        ("growth in size", "first file: times sooner than all", ["250", "250"]),
+        ("growth in layers", "maps, kB", ["1.5", "84.0"]),
+        ("growth in layers", "build, s", ["6.0", "12.0"]),
+    ],
+)
+def test_an_image_is_told_in_rates_and_ratios(title: str, row: str, cells: list[str]) -> None:
+    assert list(_row(MADE[f"Containers: {title}"], row).values())[1:] == cells
+
+
+def test_a_step_that_an_image_of_one_layer_has_not_is_no_rate() -> None:
+    one = FIGURES["containers"]["sizes"]["300"]
+    seconds = {step: taken for step, taken in one["seconds"].items() if step != "copy"}
+    sizes = {"300": {**one, "seconds": seconds}}
+    made = tables({**FIGURES, "containers": {**FIGURES["containers"], "sizes": sizes}})
+    table = next(table for table in made if table.title == "Containers: an image built, step by step")
+    assert _row(table, "copy the volume for the next layer, MB/s")["300 MiB"] == ""
+
+
 def test_a_section_that_was_not_measured_has_no_table() -> None:
     few = {name: FIGURES[name] for name in ("machine", "method", "filter")}
     assert [table.title for table in tables(few)] == ["The filter's own cost, microseconds per call"]

@@ -309,6 +309,31 @@ def test_who_is_not_root_runs_it_too(host: Host, files: str) -> None:
     assert done.ok() == "1000\n2000\n"
 
 
+def test_where_fuse_does_not_mount_files_are_extracted_and_it_is_said(host: Host) -> None:
+    """Something else stands at the device's place, among mounts of the test's own."""
+    if os.geteuid() != 0 or fuse_is_missing() is not None:
+        pytest.skip("no FUSE here that could be taken away")
+    run = f"keyvisor image run image:v2 --guest {GUEST} --files"
+    program = (
+        f"mount --bind /dev/null /dev/fuse && {run} auto -- 'echo run' && {run} fuse -- 'echo run again'"
+    )
+    told = host.run("unshare", "--mount", "sh", "-c", program).refused()
+    assert (
+        "extract: all files were verified and laid out in memory, since FUSE cannot be mounted here" in told
+    )
+    assert "\nrun\n" in told
+    assert "run again" not in told
+    assert not host.left_over()
+
+
+def test_root_without_power_runs_it_as_others_do(host: Host, files: str) -> None:
+    """As in a container of somebody else's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give its power away")
+    words = ("keyvisor", "image", "run", "image:v2", "--guest", GUEST, "-q", "--files", files, "--", "id -u")
+    assert host.run("setpriv", "--bounding-set", "-sys_admin", *words).ok() == "1000\n"
+
+
 def test_an_image_is_pulled_out_of_a_registry_and_run(host: Host, registry: str) -> None:  # noqa: F811  # the fixture
     place = f"docker://{registry}/pay/app:v2"
     host.keyvisor("image", "push", "image:v2", place, "--insecure-http").ok()

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -70,10 +71,18 @@ class _Gcm:
     def __init__(self, key: bytes, place: _Place) -> None:
         self._aead = AESGCM(key)
         self._place = place
-        buffer = memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
-        self._buffer = buffer
-        # Each block's tag falls where the next block begins, which then overwrites it: no block is copied.
-        self._slots = [
+        self._spare: list[_Scratch] = []
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """Made by who seals: a reader of a hundred layers needs none of a hundred."""
+        return memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
+
+    @cached_property
+    def _slots(self) -> list[tuple[memoryview, memoryview]]:
+        """Each block's tag falls where the next block begins, which then overwrites it: no block is copied."""
+        buffer = self._buffer
+        return [
             (buffer[at : at + BLOCK + _TAG], buffer[at + BLOCK : at + BLOCK + _TAG])
             for at in range(0, RUN_BLOCKS * BLOCK, BLOCK)
         ]
@@ -90,15 +99,38 @@ class _Gcm:
         return self._buffer[: len(plain)], bytes(tags)
 
     def open(self, first: int, stored: bytes, tags: bytes) -> bytes:
-        opened, decrypt, associated = [], self._aead.decrypt, self._place.associated
-        for index in range(len(stored) // BLOCK):
+        scratch = self._scratch()
+        sealed, body, tag = scratch.sealed, scratch.sealed[:BLOCK], scratch.sealed[BLOCK:]
+        decrypt_into, associated, view = self._aead.decrypt_into, self._place.associated, memoryview(stored)
+        for index, target in enumerate(scratch.opened[: len(stored) // BLOCK]):
             number = (first + index).to_bytes(8, "big")
-            sealed = stored[index * BLOCK : (index + 1) * BLOCK] + tags[index * _TAG : (index + 1) * _TAG]
+            body[:] = view[index * BLOCK : (index + 1) * BLOCK]
+            tag[:] = tags[index * _TAG : (index + 1) * _TAG]
             try:
-                opened.append(decrypt(b"\x00\x00\x00\x00" + number, sealed, associated + number))
+                decrypt_into(b"\x00\x00\x00\x00" + number, sealed, associated + number, target)
             except InvalidTag:
                 raise BlockRefused(first + index, self._place.layer) from None
-        return b"".join(opened)
+        plain = bytes(scratch.plain[: len(stored)])
+        self._spare.append(scratch)
+        return plain
+
+    def _scratch(self) -> _Scratch:
+        """Room for one reading thread."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return _Scratch()
+
+
+class _Scratch:
+    """Room to open a run in: one sealed block, and the run in clear. Kept, since new room is a page fault per block."""
+
+    __slots__ = ("opened", "plain", "sealed")
+
+    def __init__(self) -> None:
+        self.sealed = memoryview(bytearray(BLOCK + _TAG))
+        self.plain = memoryview(bytearray(RUN_BLOCKS * BLOCK))
+        self.opened = [self.plain[at : at + BLOCK] for at in range(0, RUN_BLOCKS * BLOCK, BLOCK)]
 
 
 class _Clear:
@@ -127,7 +159,11 @@ class _Xts:
     def __init__(self, key: bytes, place: _Place) -> None:
         self._algorithm = AES(key)
         self._place = place
-        self._buffer = memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """Made by who seals."""
+        return memoryview(bytearray(RUN_BLOCKS * BLOCK + _MARGIN))
 
     def seal(self, first: int, plain: memoryview) -> tuple[memoryview, bytes]:
         tags = []

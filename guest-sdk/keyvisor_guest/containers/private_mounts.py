@@ -26,18 +26,27 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def enter() -> None:
     """Into a namespace of this process's own. It has to have one thread. Raises Unservable where the system forbids it."""
-    uid, gid = os.geteuid(), os.getegid()
     try:
-        _call(_libc.unshare(_NEWNS if uid == 0 else _NEWNS | _NEWUSER))
-        if uid != 0:
-            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-                Path("/proc/self", name).write_text(text, encoding="ascii")
+        if os.geteuid() != 0 or not _unshared(_NEWNS):
+            _enter_user_namespace()
         _call(_libc.mount(None, b"/", None, _PRIVATE | _REC, None))
     except OSError as error:
         raise Unservable(
             f"no mounts of this process's own ({_reason(error)}): let its user make namespaces"
             " (`sysctl user.max_user_namespaces`, `kernel.unprivileged_userns_clone`), as containers need them"
         ) from error
+
+
+def _unshared(flags: int) -> bool:
+    return int(_libc.unshare(flags)) == 0
+
+
+def _enter_user_namespace() -> None:
+    """Root of it is the user that this process has been, whoever that is: root of a container may be a user without power."""
+    uid, gid = os.geteuid(), os.getegid()
+    _call(_libc.unshare(_NEWNS | _NEWUSER))
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        Path("/proc/self", name).write_text(text, encoding="ascii")
 
 
 def mount_tmpfs(place: Path) -> None:

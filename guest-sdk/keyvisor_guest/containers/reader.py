@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -130,16 +131,22 @@ class ImageReader:
         """Hold every stored block of every layer against its tag and every blob against its digest. Raises ImageRefused."""
         layers = self._open_layers()
         done, total = 0, sum(layer.map.data_blocks for layer in layers)
-        for layer in layers:
-            index = 0
-            for first, count in layer.map.plan.extents:
-                for chunk_first, chunk in _chunks(first, count):
-                    layer.read(chunk_first, index, chunk)
-                    index += chunk
-                    done += chunk
-                    if progress:
-                        progress(done, total)
-            verify_blob(self._blobs, layer.map.data)
+        with ThreadPoolExecutor(1) as pool:
+            # Blobs are hashed beside: the hash and the ciphers let other threads run.
+            hashed = [pool.submit(verify_blob, self._blobs, layer.map.data) for layer in layers]
+            try:
+                for layer, whole in zip(layers, hashed, strict=True):
+                    index = 0
+                    for first, count in layer.map.plan.extents:
+                        for chunk_first, chunk in _chunks(first, count):
+                            layer.read(chunk_first, index, chunk)
+                            index += chunk
+                            done += chunk
+                            if progress:
+                                progress(done, total)
+                    whole.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     @property
     def stored_blocks(self) -> int:

@@ -21,7 +21,7 @@ from keyvisor_guest.containers.ext4.volume import Volume
 from keyvisor_guest.containers.limits import BLOCK, DEFAULT_LIMITS, Limits
 from keyvisor_guest.containers.tar_layers import Entry, EntryPath, Kind
 
-__all__ = ["Measured", "State", "VolumeSize", "build_states"]
+__all__ = ["Measured", "State", "VolumeSize", "build_states", "copy_with_holes"]
 
 _ROUND_BYTES: Final = 64 << 20
 _ROUND_INODES: Final = 8192
@@ -96,7 +96,7 @@ def build_states(
         if lower is None:
             volume = Volume.create(path, uuid, size.blocks, size.inodes, limits)
         else:
-            _copy(lower, path)
+            copy_with_holes(lower, path)
             volume = Volume(path, limits)
         volume.apply(layer, entries)
         check(path)
@@ -107,8 +107,8 @@ def build_states(
         yield State(layer, path, found)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A copy with the same holes."""
+def copy_with_holes(source: Path, target: Path) -> None:
+    """A copy of a file with the same holes. Raises VolumeUnusable where it becomes shorter meanwhile."""
     with source.open("rb") as old, target.open("xb") as new:
         size = os.fstat(old.fileno()).st_size
         new.truncate(size)

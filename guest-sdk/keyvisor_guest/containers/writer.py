@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
-from keyvisor_guest.containers.blocks import RUN_BLOCKS, LayerBlocks, layer_blocks
+from keyvisor_guest.containers.blocks import RUN_BLOCKS, layer_blocks
 from keyvisor_guest.containers.errors import Unbuildable
 from keyvisor_guest.containers.hash_tree import build_tree
 from keyvisor_guest.containers.keys import SALT_LENGTH, ImageId, VolumeKey, mac
@@ -41,9 +42,12 @@ from keyvisor_guest.containers.oci.secure_image import (
 )
 from keyvisor_guest.containers.portion import EVERY_LAYER, Portion
 from keyvisor_guest.containers.runs import Runs, are_disjoint, blocks_in, check_runs
+from keyvisor_guest.containers.sealing import sealed_runs
 from keyvisor_guest.containers.thin import rows_for
 
 __all__ = ["BuiltImage", "ImageWriter", "LayerInput", "WriterOptions"]
+
+_FEW: Final = 4 * RUN_BLOCKS  # blocks: for so few no thread is worth its start
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +115,7 @@ class ImageWriter:
             raise Unbuildable(f"an image has at most {self._options.limits.layers} layers: squash some")
         plan = self._plan(number, source)
         salt, content = self._salt(plan, source)
-        blocks = layer_blocks(self._key, plan, salt)
-        data, tags = self._seal(plan, source, blocks, content)
+        data, tags = self._seal(plan, source, salt, content)
         tree, root = build_tree(tags, salt) if plan.cipher is Cipher.XTS else (tags, None)
         stored = self._blobs.put(tree)
         thin = rows_for(plan.extents, plan.zero, self._pool_end)
@@ -185,19 +188,23 @@ class ImageWriter:
         return self._key.reproducible_salt(plan.spelled(), digest), digest
 
     def _seal(
-        self, plan: LayerPlan, source: LayerInput, blocks: LayerBlocks, expected: bytes | None
+        self, plan: LayerPlan, source: LayerInput, salt: bytes, expected: bytes | None
     ) -> tuple[Stored, bytes]:
         """The data blob and the tags. `expected`: the hash of the content that the salt was made from."""
         content = hashlib.sha256() if expected is not None else None
         tags, done, total = [], 0, blocks_in(plan.extents)
-        with self._blobs.writing() as blob:
-            for first, chunk in _chunks(plan, source):
+        runs = sealed_runs(
+            _chunks(plan, source),
+            lambda: layer_blocks(self._key, plan, salt),
+            few=total <= _FEW,
+        )
+        with self._blobs.writing() as blob, closing(runs):
+            for run in runs:
                 if content is not None:
-                    content.update(chunk)
-                stored, chunk_tags = blocks.seal(first, memoryview(chunk))
-                blob.write(stored)
-                tags.append(chunk_tags)
-                done += len(chunk) // BLOCK
+                    content.update(run.plain)
+                blob.write(run.stored)
+                tags.append(run.tags)
+                done += len(run.plain) // BLOCK
                 if self._progress:
                     self._progress(plan.layer, done, total)
             if content is not None and content.digest() != expected:

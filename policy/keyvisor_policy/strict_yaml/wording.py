@@ -6,10 +6,13 @@ Whatever comes from a file is hostile: it reaches a terminal or a log only throu
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 SHOWN_CHARACTERS = 80
 NEAREST_CHARACTERS = 64  # difflib is quadratic, so longer words have no nearest one
+LIKELIEST = 16  # of more words only those are compared that share most pieces
 
 
 def escaped(text: str) -> str:
@@ -42,11 +45,30 @@ def listed(words: Iterable[str]) -> str:
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that somebody who wrote `word` most likely meant, if there is one."""
-    by_lower = {candidate.lower(): candidate for candidate in words}
     if len(word) > NEAREST_CHARACTERS:
         return None
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    by_lower, pieces = _by_pieces(tuple(words))
+    likely: Iterable[str] = by_lower
+    if len(by_lower) > LIKELIEST:
+        shared = Counter(one for piece in _pieces(word.lower()) for one in pieces.get(piece, ()))
+        likely = [one for one, _ in shared.most_common(LIKELIEST)]
+    found = difflib.get_close_matches(word.lower(), likely, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
+
+
+@lru_cache(maxsize=32)
+def _by_pieces(words: tuple[str, ...]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The words by themselves in lower case, and by the pieces that are in them: a file may misspell thousands."""
+    by_lower = {word.lower(): word for word in words}
+    pieces: dict[str, list[str]] = {}
+    for word in by_lower:
+        for piece in set(_pieces(word)):
+            pieces.setdefault(piece, []).append(word)
+    return by_lower, pieces
+
+
+def _pieces(word: str) -> list[str]:
+    return [word[at : at + 3] for at in range(len(word) - 2)]
 
 
 def expected_words(found: str, words: Sequence[str]) -> str:

@@ -1,14 +1,12 @@
 """The order of blocks and thin rows against a dictionary that holds every block: random layers, the topmost wins."""
 
-from itertools import pairwise
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyvisor_guest.containers.block_order import BlockOrder
 from keyvisor_guest.containers.keys import ImageId
 from keyvisor_guest.containers.layer_map import Cipher, LayerPlan
-from keyvisor_guest.containers.runs import are_disjoint, blocks_in, check_runs, joined
+from keyvisor_guest.containers.runs import are_disjoint, check_runs, joined
 from keyvisor_guest.containers.thin import CLUSTER_BLOCKS, device_mapping, rows_for
 
 VOLUME = 100
@@ -91,11 +89,3 @@ def test_thin_devices_hold_what_the_volume_holds(stack):
                 at = (row.virtual + one) * CLUSTER_BLOCKS
                 device[at : at + CLUSTER_BLOCKS] = pool[row.pool + one]
         assert device[:VOLUME] == state[:VOLUME]
-
-
-@given(st.sets(st.integers(0, 60)))
-def test_joined_runs_are_the_same_blocks(numbers):
-    runs = runs_of(numbers)
-    assert {first + n for first, count in runs for n in range(count)} == numbers
-    assert blocks_in(runs) == len(numbers)
-    assert all(one[0] + one[1] < other[0] for one, other in pairwise(runs))

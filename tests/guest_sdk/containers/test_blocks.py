@@ -12,14 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyvisor_guest.containers import blocks as blocks_module
-from keyvisor_guest.containers import hash_tree
 from keyvisor_guest.containers.blocks import RUN_BLOCKS, TAG_LENGTHS, layer_blocks
-from keyvisor_guest.containers.errors import BlockRefused, ImageRefused, Unbuildable
+from keyvisor_guest.containers.errors import BlockRefused, Unbuildable
 from keyvisor_guest.containers.keys import ImageId, VolumeKey, image_id
 from keyvisor_guest.containers.layer_map import Cipher, LayerPlan
 from keyvisor_guest.containers.limits import BLOCK
 from keyvisor_guest.containers.oci.blobs import BlobDirectory
-from keyvisor_guest.containers.portion import EVERY_LAYER, Portion
 from keyvisor_guest.containers.writer import ImageWriter, LayerInput, WriterOptions
 
 from .images import CONFIG, Counted
@@ -136,21 +134,6 @@ def test_every_flipped_bit_is_seen(cipher, data):
     assert caught.value.block == place
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2, 127, 128, 129, 128 * 128, 128 * 128 + 1])
-def test_a_hash_tree_leads_to_its_root_or_is_refused(blocks):
-    leaves = b"".join(hashlib.sha256(str(one).encode()).digest() for one in range(blocks))
-    tree, root = hash_tree.build_tree(leaves, SALT)
-    assert len(tree) == hash_tree.tree_size(blocks)
-    assert hash_tree.check_tree(tree, blocks, SALT, root) == leaves
-    bad = [(tree + bytes(BLOCK), root, SALT)]
-    # One block is its own root, and held against that when it is read.
-    bad += [(tree, b"\x01" * 32, SALT), (tree, root, bytes(32))] if blocks != 1 else []
-    bad += [(bytes([tree[0] ^ 1]) + tree[1:], root, SALT), (tree[:-1] + b"\x01", root, SALT)] if tree else []
-    for other, wanted, salt in bad:
-        with pytest.raises(ImageRefused):
-            hash_tree.check_tree(other, blocks, salt, wanted)
-
-
 class _Watched:
     """Remembers what every (key, nonce) of AES-GCM was used for, over all builds."""
 
@@ -249,32 +232,3 @@ def test_a_volume_that_ends_early_is_not_built(tmp_path):
     with pytest.raises(Unbuildable, match="ends in block 1"):
         writer.add_layer(LayerInput(lambda *_: bytes(BLOCK), ((0, 2),), (), "sha256:" + "0" * 64))
     assert not [one for one in tmp_path.rglob("*") if one.is_file()]
-
-
-@pytest.mark.parametrize(
-    ("text", "layers", "encrypted"),
-    [
-        ("0-", 3, {0, 1, 2}),
-        ("1-", 3, {1, 2}),
-        ("0,2", 3, {0, 2}),
-        ("0-1, 3-", 5, {0, 1, 3, 4}),
-        ("2-2", 3, {2}),
-    ],
-)
-def test_portions(text, layers, encrypted):
-    portion = Portion.parse(text)
-    portion.check(layers)
-    assert {one for one in range(layers) if portion.includes(one)} == encrypted
-    assert Portion.parse("0-") == EVERY_LAYER
-
-
-@pytest.mark.parametrize("text", ["", "-", "x", "1,,2", "2-1", "-1", "1-2-3", "99999", "٣"])
-def test_what_is_no_portion(text):
-    with pytest.raises(Unbuildable):
-        Portion.parse(text)
-
-
-@pytest.mark.parametrize("text", ["3", "1-3", "3-"])
-def test_portions_name_layers_that_are_there(text):
-    with pytest.raises(Unbuildable, match="layers 0 to 2"):
-        Portion.parse(text).check(3)

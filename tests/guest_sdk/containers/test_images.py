@@ -1,4 +1,4 @@
-"""Random stacks of layers, written and read back, against the bytes they should be; readers in threads; layouts; blobs."""
+"""Random stacks of layers, written and read back, against the bytes they should be; readers in threads."""
 
 import json
 import threading
@@ -13,10 +13,7 @@ from keyvisor_guest.containers.errors import BlockRefused, ImageRefused, Refusal
 from keyvisor_guest.containers.keys import VolumeKey
 from keyvisor_guest.containers.layer_map import Cipher
 from keyvisor_guest.containers.limits import BLOCK, Limits
-from keyvisor_guest.containers.oci.blobs import BlobDirectory, read_document, verify_blob
-from keyvisor_guest.containers.oci.digests import digest_of
-from keyvisor_guest.containers.oci.documents import MANIFEST, Descriptor
-from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.containers.oci.blobs import BlobDirectory
 from keyvisor_guest.containers.reader import CACHED_BLOCKS, ImageReader
 from keyvisor_guest.containers.runs import joined
 from keyvisor_guest.containers.writer import ImageWriter, WriterOptions
@@ -185,59 +182,3 @@ def test_manifests_that_cannot_be(tmp_path, edit):
     digest = made.layout.blobs.put(json.dumps(manifest).encode()).digest
     with pytest.raises(ImageRefused):
         made.open(ANY, manifest=digest)
-
-
-def test_layouts(tmp_path):
-    made = make(tmp_path / "image", tag="v3")
-    layout = made.layout
-    layout.create()
-    assert layout.find() == layout.find("v3")
-    layout.tag(Descriptor(MANIFEST, digest_of(b"other"), 5), "v4")
-    with pytest.raises(ImageRefused, match="`v3`, `v4`"):
-        layout.find()
-    with pytest.raises(ImageRefused) as caught:
-        layout.find("v5")
-    assert caught.value.code is Refusal.MISSING
-    layout.tag(made.built.manifest, "v4")
-    assert layout.find().digest == made.built.manifest.digest
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    for path in (tmp_path / "full", tmp_path / "nothing"):
-        with pytest.raises(ImageRefused):
-            OciLayout(path).find()
-    with pytest.raises(ImageRefused, match="empty directory"):
-        OciLayout(tmp_path / "full").create()
-    (tmp_path / "image" / "oci-layout").write_text('{"imageLayoutVersion":"2.0"}')
-    with pytest.raises(ImageRefused, match="another version"):
-        layout.find()
-
-
-def test_blobs(tmp_path):
-    blobs = BlobDirectory(tmp_path)
-    stored = blobs.put(b"content")
-    assert read_document(blobs, stored.digest, 7, 7) == b"content"
-    for limit, size in ((6, None), (7, 8)):
-        with pytest.raises(ImageRefused):
-            read_document(blobs, stored.digest, limit, size)
-
-    def break_off():
-        with blobs.writing() as blob:
-            blob.write(b"half")
-            raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="disk"):
-        break_off()
-    with blobs.writing() as blob:
-        blob.write(b"content")
-        with pytest.raises(ImageRefused):
-            blob.commit(digest_of(b"another"))
-    assert [one.name for one in tmp_path.rglob("*") if one.is_file()] == [stored.digest[7:]]
-    blobs.path_of(stored.digest).write_bytes(b"Content")
-    for check in (lambda: read_document(blobs, stored.digest, 7), lambda: verify_blob(blobs, stored.digest)):
-        with pytest.raises(ImageRefused) as caught:
-            check()
-        assert caught.value.code is Refusal.DIGEST
-    blobs.path_of(stored.digest).unlink()
-    blobs.path_of(stored.digest).mkdir()
-    with pytest.raises(ImageRefused):
-        blobs.open(stored.digest)

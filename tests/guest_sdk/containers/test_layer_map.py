@@ -1,28 +1,19 @@
-"""Layer maps and their canonical JSON: one spelling each, and everything else refused with a reason, whatever it is."""
+"""Layer maps: one spelling each, and everything else refused with a reason, whatever it is."""
 
 import json
-import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvisor_guest.containers import canonical_json
-from keyvisor_guest.containers.canonical_json import NotCanonical
 from keyvisor_guest.containers.errors import ImageRefused, Refusal
 from keyvisor_guest.containers.keys import ImageId
 from keyvisor_guest.containers.layer_map import Cipher, LayerMap, LayerPlan, parse_map, sign_map
 from keyvisor_guest.containers.limits import Limits
-from keyvisor_guest.containers.oci.digests import digest_of, parse_digest
+from keyvisor_guest.containers.oci.digests import digest_of
 from keyvisor_guest.containers.thin import rows_for
 
 META_KEY = bytes(32)
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(0, canonical_json.MAX_NUMBER) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
-    max_leaves=12,
-)
 
 
 def a_map(cipher=Cipher.GCM, extents=((0, 4), (10, 30)), zero=((50, 2),), **changed):
@@ -41,70 +32,6 @@ def a_map(cipher=Cipher.GCM, extents=((0, 4), (10, 30)), zero=((50, 2),), **chan
 
 def spell(members):
     return json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
-
-
-@given(VALUES)
-def test_what_is_spelled_is_read(value):
-    assert canonical_json.decode(canonical_json.encode(value)) == value
-
-
-@given(VALUES, st.data())
-def test_another_spelling_of_the_same_value_is_refused(value, data):
-    good = canonical_json.encode(value)
-    at = data.draw(st.integers(0, len(good)))
-    bad = good[:at] + data.draw(st.sampled_from([b"\n", b"\t", b"\r"])) + good[at:]
-    with pytest.raises(NotCanonical):
-        canonical_json.decode(bad)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"b":1,"a":2}',
-        '{"a":1,"a":1}',
-        '{"a":1,"a":2}',
-        "1.0",
-        "1e3",
-        "-1",
-        "-0",
-        "01",
-        "18446744073709551616",
-        "9" * 100_000,
-        "NaN",
-        "Infinity",
-        '"\\u0041"',
-        '"ü"',
-        '"\\/"',
-        "{'a':1}",
-        "[1,]",
-        "[1]x",
-        "\ufeff1",
-        "",
-        "[" * 17 + "]" * 17,
-        "[" * 1_000_000,
-        '{"a":' * 100_000,
-        "tru",
-    ],
-)
-def test_what_is_not_canonical(text):
-    with pytest.raises(NotCanonical):
-        canonical_json.decode(text.encode())
-
-
-@given(st.binary(max_size=60))
-@example(b"\xff\xfe")
-def test_whatever_comes_is_read_or_refused(data):
-    try:
-        value = canonical_json.decode(data)
-    except NotCanonical:
-        return
-    assert canonical_json.encode(value) == data
-
-
-@pytest.mark.parametrize("value", [1.5, -1, 1 << 64, {1: 2}, b"bytes", {"a": {1}}])
-def test_what_has_no_spelling(value):
-    with pytest.raises(NotCanonical):
-        canonical_json.encode(value)
 
 
 @pytest.mark.parametrize("cipher", Cipher)
@@ -228,17 +155,3 @@ def test_limits():
     with pytest.raises(ImageRefused) as caught:
         parse_map(data, Limits(layers=0))
     assert caught.value.code is Refusal.LIMIT
-
-
-@given(st.text(max_size=80) | st.from_regex(re.compile(r"sha256:[0-9a-f]{63,65}", re.ASCII)) | st.integers())
-@example("sha256:" + "A" * 64)
-@example("sha256:" + "0" * 64 + "\n")
-@example("sha256:../../" + "0" * 58)
-def test_digests_have_one_spelling(text):
-    good = isinstance(text, str) and len(text) == 71 and text[:7] == "sha256:"
-    good = good and set(text[7:]) <= set("0123456789abcdef")
-    if good:
-        assert parse_digest(text) == text
-    else:
-        with pytest.raises(ImageRefused):
-            parse_digest(text)

@@ -73,12 +73,19 @@ def root_of(
     missing = None if kind is RootKind.EXTRACT else fuse_is_missing()
     if kind is RootKind.FUSE and missing is not None:
         raise Unservable(f"no FUSE here: {missing}; `--files extract` goes without")
-    if kind is RootKind.EXTRACT or missing is not None:
-        yield Root(_extracted(reader, place), RootKind.EXTRACT, missing)
-        return
     with ExitStack() as undo:
-        path = _mounted(reader, place, on_refused, undo)
-        yield Root(path, RootKind.FUSE)
+        root = None
+        if kind is not RootKind.EXTRACT and missing is None:
+            try:
+                root = Root(_mounted(reader, place, on_refused, undo), RootKind.FUSE)
+            except Unservable as error:
+                if kind is RootKind.FUSE:
+                    raise
+                missing = str(error)
+                undo.close()
+        if root is None:
+            root = Root(_extracted(reader, place), RootKind.EXTRACT, missing)
+        yield root
 
 
 def make_directories(root: Path, paths: Sequence[str]) -> None:
@@ -105,7 +112,7 @@ def _open(undo: ExitStack, path: str, parent: int | None) -> int:
 
 
 def _extracted(reader: ImageReader, place: Path) -> Path:
-    path = place / "root"
+    path = place / "files"
     path.mkdir(mode=0o700)
     with ExitStack() as undo:
         directory = _open(undo, os.fspath(path), None)
@@ -122,7 +129,12 @@ def _mounted(
         one.mkdir(mode=0o700)
     answers = VolumeAnswers(VolumeReader(reader.read_at), on_refused)
     undo.enter_context(FuseServer(answers, lower))
-    shutil.copymode(lower, upper)
+    try:
+        shutil.copymode(lower, upper)
+    except OSError as error:
+        raise Unservable(
+            f"this kernel does not take our FUSE ({(error.strerror or '').lower()}): `--files extract` goes without"
+        ) from error
     private_mounts.mount_overlay(lower, upper, work, root)
     undo.callback(private_mounts.unmount, root)
     return root

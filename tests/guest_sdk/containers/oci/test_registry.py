@@ -226,43 +226,6 @@ def test_what_a_registry_says_is_told(tmp_path, serve, status, reason):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("localhost:5000/pay", ("localhost:5000", "pay", "latest", None)),
-        ("reg.example/a/b-c:v1", ("reg.example", "a/b-c", "v1", None)),
-        (f"reg.example/a@{DIGEST}", ("reg.example", "a", "latest", DIGEST)),
-        (f"[::1]:5000/a:v1@{DIGEST}", ("[::1]:5000", "a", "v1", DIGEST)),
-    ],
-)
-def test_references(text, expected):
-    found = Reference.parse(text)
-    assert (found.host, found.repository, found.tag, found.digest) == expected
-    assert Reference.parse(str(found)).name == found.name
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "pay",
-        "debian/pay",
-        "reg.example/",
-        "reg.example/A",
-        "reg.example/a/../b",
-        "reg.example/a?x",
-        "reg.example/a:v 1",
-        "reg.example/a@sha256:0",
-        "user@reg.example/a",
-        "reg.example/a\n",
-        "reg.example/" + "a" * 600,
-    ],
-)
-def test_what_is_no_reference(text):
-    with pytest.raises(ImageRefused):
-        Reference.parse(text)
-
-
 def test_challenges():
     assert parse_challenge('Bearer realm="https://x/t",service="s"') == {
         "": "bearer",
