@@ -157,6 +157,17 @@ def test_what_a_container_sees(host: Host, files: str) -> None:
     assert "guest.sock" not in rest
 
 
+def test_both_ways_show_the_same_files(host: Host) -> None:
+    """Names, modes, sizes, times to the nanosecond, targets, contents. Sizes of directories are the file system's own."""
+    if (missing := fuse_is_missing()) is not None:
+        pytest.skip(f"no FUSE here: {missing}")
+    program = "ls -lARn --full-time /bin /etc /lib /usr /srv; cat /etc/* /srv/data"
+    told = [host.run_image("--files", one, "-q", "--", program).splitlines() for one in ("fuse", "extract")]
+    shown = [[line for line in lines if not line.startswith(("d", "total"))] for lines in told]
+    assert len(shown[0]) > 3000
+    assert shown[0] == shown[1]
+
+
 def test_the_guests_door_is_in_the_container_until_it_is_unbound(host: Host) -> None:
     """The stock tool in the container signs in the guest's HSM; afterwards the door answers it no more."""
     tool = f'pkcs11-tool --module "$KEYVISOR_PKCS11_MODULE" --token-label {HSM} --login'
