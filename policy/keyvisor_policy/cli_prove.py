@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keyvisor_policy.policy import Policy
     from keyvisor_policy.prove import Allowed
     from keyvisor_policy.replaying import Replayed
+    from keyvisor_policy.request_prove import AllowedRequest
     from keyvisor_policy.rules import Rule
 
 
@@ -137,56 +138,62 @@ def _rule(policy: Policy, name: str) -> Rule:
     return found
 
 
+_Claimed: TypeAlias = "tuple[Claim, tuple[Policy, ...], Allowed | AllowedRequest | None]"
+"""What is claimed, the policy that would have to allow a counterexample, the one that refuses it, and that counterexample."""
+
+
 def _claims(
     policy: Policy, rules: list[Rule], implied: Policy | None, equal: Policy | None
-) -> Iterator[tuple[Claim, Policy, Allowed | None]]:
-    """What is claimed, the policy that would have to allow a counterexample, and that counterexample."""
+) -> Iterator[_Claimed]:
     from keyvisor_policy import prove as proofs
     from keyvisor_policy.claims import implies_claim, never_claim, shadow_claim
 
     for rule in rules:
-        yield shadow_claim(policy, rule, proofs.shadowed(policy, rule)), policy, None
+        yield shadow_claim(policy, rule, proofs.shadowed(policy, rule)), (policy,), None
     if implied is not None:
         proof = proofs.implies(policy, implied)
-        yield implies_claim(policy, implied, proof), policy, proof.counterexample
+        yield implies_claim(policy, implied, proof), (policy,), proof.counterexample
         yield from _request_claims(policy, implied)
     if equal is not None:
         forth, back = proofs.equal(policy, equal)
-        yield implies_claim(policy, equal, forth), policy, forth.counterexample
+        yield implies_claim(policy, equal, forth), (policy,), forth.counterexample
         yield from _request_claims(policy, equal)
-        yield implies_claim(equal, policy, back), equal, back.counterexample
+        yield implies_claim(equal, policy, back), (equal,), back.counterexample
         yield from _request_claims(equal, policy)
     if not rules and implied is None and equal is None:
         for never, proof in zip(policy.never, proofs.nevers(policy), strict=True):
-            yield never_claim(policy, never, proof), policy, proof.counterexample
+            yield never_claim(policy, never, proof), (policy,), proof.counterexample
 
 
-def _request_claims(new: Policy, old: Policy) -> Iterator[tuple[Claim, Policy, None]]:
+def _request_claims(new: Policy, old: Policy) -> Iterator[_Claimed]:
     """Nothing where neither says anything of requests."""
     from keyvisor_policy.request_claims import implies_requests_claim
     from keyvisor_policy.request_prove import implies_requests
 
     if new.control_points.points or old.control_points.points:
-        yield implies_requests_claim(new, old, implies_requests(new, old)), new, None
+        proof = implies_requests(new, old)
+        yield implies_requests_claim(new, old, proof), (new, old), proof.counterexample
 
 
-def _replayed(claims: list[tuple[Claim, Policy, Allowed | None]]) -> list[Replayed | None]:
+def _replayed(claims: list[_Claimed]) -> list[Replayed | None]:
     """What a firmware does with each counterexample; nothing for what is proved, and for a rule that is shadowed."""
-    from keyvisor_policy.replaying import REQUEST_NOT_REPLAYED, replayer
-    from keyvisor_policy.request_claims import IMPLIES_REQUESTS
+    from keyvisor_policy.prove import Allowed
+    from keyvisor_policy.replaying import replayer, request_replayer
     from keyvisor_policy.strict_yaml import read_file
 
-    ask = replayer()
-    if ask is None:
+    ask, ask_request = replayer(), request_replayer()
+    if ask is None or ask_request is None:
         fail("nobody here can start a firmware: install `keyvisor[firmware]`, or leave `--replay` out")
-    return [
-        REQUEST_NOT_REPLAYED
-        if claim.claim == IMPLIES_REQUESTS and not claim.proved
-        else None
-        if example is None
-        else ask(read_file(Path(allowing.source)).decode(), example)
-        for claim, allowing, example in claims
-    ]
+    answers: list[Replayed | None] = []
+    for _, policies, example in claims:
+        texts = [read_file(Path(policy.source)).decode() for policy in policies]
+        if example is None:
+            answers.append(None)
+        elif isinstance(example, Allowed):
+            answers.append(ask(texts[0], example))
+        else:
+            answers.append(ask_request(texts[0], texts[1], example))
+    return answers
 
 
 def _print_difference(before: Policy, after: Policy, found: Difference) -> None:

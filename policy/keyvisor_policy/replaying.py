@@ -11,10 +11,13 @@ from importlib.metadata import entry_points
 from typing import Literal, TypeAlias
 
 from keyvisor_policy.prove import Allowed
+from keyvisor_policy.request_prove import AllowedRequest
 
 GROUP = "keyvisor.replay"
+REQUEST_GROUP = "keyvisor.replay_request"
 
-Outcome: TypeAlias = Literal["associated", "bound", "refused", "not replayed"]
+Outcome: TypeAlias = Literal["associated", "bound", "asked", "refused", "not replayed"]
+"""`asked`: under the one policy it passed, and under the other a control point refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,6 @@ class Replayed:
         }
 
 
-REQUEST_NOT_REPLAYED = Replayed(
-    "not replayed", "requests need keys to be asked about: the command above shows what decides"
-)
-"""What is said of a request that one policy lets be asked and another does not."""
-
 Replay: TypeAlias = Callable[[str, Allowed], Replayed]
 """Given a policy's text and something that it allows: asks a firmware of its own, and ends that again."""
 
@@ -66,4 +64,14 @@ Replay: TypeAlias = Callable[[str, Allowed], Replayed]
 def replayer() -> Replay | None:
     """Who can replay; None where nobody is installed."""
     found = [point.load() for point in entry_points(group=GROUP)]
+    return found[0] if found else None
+
+
+ReplayRequest: TypeAlias = Callable[[str, str, AllowedRequest], Replayed]
+"""Given the texts of two policies, and a request that the first lets be asked and the second does not: asks under both."""
+
+
+def request_replayer() -> ReplayRequest | None:
+    """Who can replay requests; None where nobody is installed."""
+    found = [point.load() for point in entry_points(group=REQUEST_GROUP)]
     return found[0] if found else None

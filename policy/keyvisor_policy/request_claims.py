@@ -18,7 +18,6 @@ from keyvisor_policy.request_prove import AllowedRequest, RequestProof
 from keyvisor_policy.rules import Rule, Secret
 from keyvisor_policy.strict_yaml.wording import shown
 
-IMPLIES_REQUESTS: Final = "implies-requests"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -39,7 +38,7 @@ def implies_requests_claim(new: Policy, old: Policy, proof: RequestProof) -> Cla
         "counterexample": None if example is None else request_example_value(new, old, example)
     }
     return Claim(
-        IMPLIES_REQUESTS, Finding(new.source, line, column, words), proof.proved, proof.cells, detail
+        "implies-requests", Finding(new.source, line, column, words), proof.proved, proof.cells, detail
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,11 @@ def host() -> Iterator[Host]:
         made.tool(GUEST, *kept, "--keygen", "--key-type", "AES:32", "--label", "kek").ok()
         made.tool(GUEST, *kept, "--keygen", "--key-type", "AES:32", "--label", "another").ok()
         made.tool(GUEST, "--login", "--keygen", "--key-type", "AES:32", "--label", "loose").ok()
+        for number in ("31", "32"):
+            twice = ("--keygen", "--key-type", "AES:32", "--label", "twice", "--id", number)
+            made.tool(GUEST, *kept, *twice).ok()
+        curve = ("--keypairgen", "--key-type", "EC:prime256v1", "--label", "ec", "--id", "33")
+        made.tool(GUEST, "--login", *curve).ok()
         for bits, label, number in (("3072", "rk", "01"), ("2048", "short", "02")):
             pair = ("--keypairgen", "--key-type", f"RSA:{bits}", "--label", label, "--id", number)
             made.tool(GUEST, "--login", *pair).ok()
@@ -279,6 +286,8 @@ def test_a_release_that_does_not_open_the_image_is_wrapped_for_nobody(host: Host
         ("pkcs11:object=nothing", "no private or secret key with the label `nothing`"),
         ("pkcs11:object=short", "2048 bits is too short: use 3072"),
         ("pkcs11:object=loose", "or may leave it"),
+        ("pkcs11:object=twice", "2 keys with the label `twice`"),
+        ("pkcs11:object=ec", "no RSA and no AES key"),
         ("pkcs11:token=09.0001;object=kek", "no HSM `09.0001` that is bound"),
     ],
 )
@@ -286,6 +295,34 @@ def test_keys_that_are_not_taken(host: Host, uri: str, reason: str) -> None:
     image = host.fresh("v2", hashlib.sha256(uri.encode()).hexdigest()[:8])
     told = host.image("rewrap", image, "--key", "v2.key", "--recipient", uri, "--guest", GUEST).refused()
     assert reason in told
+
+
+WRAPS = f"""
+from keyvisor_guest import Guest
+from pkcs11 import PROTECTED_AUTH, Attribute, KeyType, ObjectClass
+session = Guest("{GUEST}").pkcs11().get_token(token_label="{HSM}").open(rw=True, user_pin=PROTECTED_AUTH)
+key = session.generate_key(KeyType.AES, 256, template={{Attribute.TOKEN: False, Attribute.EXTRACTABLE: True}})
+assert session.get_key(label="wraps", object_class=ObjectClass.PUBLIC_KEY).wrap_key(key)
+"""
+
+
+def test_a_key_that_wraps_keys_opens_no_image(host: Host) -> None:
+    """The guard gave it its side: what it would decrypt could be a key of the HSM's."""
+    image = host.fresh("v2", "wraps")
+    host.tool(GUEST, "--login", "--keypairgen", "--key-type", "RSA:3072", "--label", "wraps").ok()
+    host.run(sys.executable, "-c", WRAPS).ok()
+    words = ("--key", "v2.key", "--recipient", "pkcs11:object=wraps", "--guest", GUEST)
+    assert "one that has wrapped keys does neither" in host.image("rewrap", image, *words).refused()
+
+
+def test_label_and_id_together_find_one_of_two(host: Host) -> None:
+    image = host.fresh("v2", "one-of-two")
+    first, second = ("pkcs11:object=twice;id=%31", "pkcs11:object=twice;id=%32")
+    host.image("rewrap", image, "--key", "v2.key", "--recipient", first, "--guest", GUEST).ok()
+    host.opens(image, "--key", first)
+    host.opens(image, "--key", "pkcs11:id=1")  # the same byte
+    assert "wrapped for" in host.shut(image, "--key", second)
+    assert "the label `kek` and the id 31" in host.shut(image, "--key", "pkcs11:object=kek;id=1")
 
 
 def test_a_pin_in_the_command_line_is_refused_and_not_repeated(host: Host) -> None:
@@ -346,7 +383,7 @@ def test_what_the_key_provider_sealed_is_no_release(host: Host) -> None:
     assert "wrapped for" in host.shut(image, "--key", AES)
 
 
-def test_T_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
+def test_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
     image = host.fresh("v2", "guests")
     host.image("rewrap", image, "--secret", "volume-key", "--recipient", AES, "--guest", GUEST).ok()
     assert "bound and not associated" in host.shut(image, "--key", "pkcs11:object=kek", guest=OTHERS)
@@ -361,7 +398,58 @@ def test_T_only_an_associated_guest_with_this_hsm_opens(host: Host) -> None:
     host.opens(image, "--key", AES)
 
 
-def test_Z_the_key_is_nowhere(host: Host) -> None:
+def test_a_token_with_a_pin_takes_it_from_a_file(world: World) -> None:
+    label, pin, so_pin = "our keys", "pin-of-payments", "so-pin-of-payments"
+    world.ready(GUEST, "payments-signing")
+    world.tool(GUEST, "--init-token", "--label", label, "--so-pin", so_pin).ok()
+    so = ("--login", "--login-type", "so", "--so-pin", so_pin)
+    world.tool(GUEST, *so, "--init-pin", "--new-pin", pin, token=label).ok()
+    made = ("--login", "--pin", pin, "--keygen", "--key-type", "AES:32", "--label", "kek", "--sensitive")
+    world.tool(GUEST, *made, token=label).ok()
+    write_layout(world.directory / "source", LAYERS, "v1")
+    world.keyvisor("image", "build", "source:v1", "-o", "image:v1", "--key-out", "key").ok()
+    (world.directory / "pin").write_text(f"{pin}\n")
+    (world.directory / "wrong").write_text("another-pin\n")
+    uri = "pkcs11:token=our%20keys;object=kek"
+    rewrap = ("image", "rewrap", "image", "--key", "key", "--guest", GUEST, "--recipient")
+    assert "`?pin-source=FILE`" in world.keyvisor(*rewrap, uri).refused()
+    told = world.keyvisor(*rewrap, f"{uri}?pin-source={world.directory}/wrong").refused()
+    assert "has another PIN" in told
+    assert "another-pin" not in told
+    assert "no such file" in world.keyvisor(*rewrap, f"{uri}?pin-source=/nothing").refused()
+    world.keyvisor(*rewrap, f"{uri}?pin-source=file:{world.directory}/pin").ok()
+    opened = ("--key", f"{uri}?pin-source={world.directory}/pin", "--guest", GUEST)
+    assert world.keyvisor("image", "cat", "image", "/etc/motd", *opened).ok() == "welcome\n"
+
+
+def test_every_option_of_the_page_is_one(host: Host) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/container-keys.md").read_text(encoding="utf-8")
+    verbs = (
+        "image build",
+        "image verify",
+        "image rewrap",
+        "image keyprovider",
+        "owner request retrievable",
+        "guest secret add",
+    )
+    helps = "".join(host.keyvisor(*verb.split(), "--help").ok() for verb in verbs)
+    known = set(re.findall(r"--[a-z][a-z-]+", helps))
+    tools = {
+        "--module",
+        "--login",
+        "--keygen",
+        "--keypairgen",
+        "--key-type",
+        "--label",
+        "--id",
+        "--sensitive",
+    }
+    named = set(re.findall(r"--[a-z][a-z-]+", page)) - tools - {"--encryption-key"}
+    assert len(named) > 12
+    assert named <= known, named - known
+
+
+def test_the_key_is_nowhere(host: Host) -> None:
     """Not in the state, the log, the images, nor in what was said; only in the owner's files and requests."""
     image = host.fresh("v2", "scanned")
     host.image(

@@ -9,8 +9,10 @@ import pytest
 from tests.end_to_end.conftest import World
 
 from keyvisor_guest.cli.policy_replay import replay
+from keyvisor_guest.cli.request_replay import replay_request
 from keyvisor_policy import Policy, parse, secret_id
 from keyvisor_policy.prove import Allowed, nevers
+from keyvisor_policy.request_prove import implies_requests
 
 KEY, OTHER = "db3c3b3c3f097dd55ec7eb0e7fdbcb93", "5ae1bd0cf2a8c4f1e7cd20b6a70a1c55"
 ID = f"0x{secret_id('by-id').hex()}"
@@ -72,3 +74,53 @@ def test_a_firmware_refuses_what_the_policy_does_not_allow_and_says_with_which_c
     answer = replay(narrower, found)
     assert (answer.outcome, answer.code) == ("refused", "ap 3f")
     assert "firmware differs: `>=7.2` wanted, `7.1` found" in answer.message
+
+
+ASKED = """\
+version: 1
+associations:
+  - {name: payments, hsm: {generation: ">=CEX7"}}
+requests:
+  rules:
+"""
+REQUESTS = [
+    (
+        'deny: {call: C_GenerateKeyPair, template: {CKA_MODULUS_BITS: "<2048"}}',
+        'deny: {call: C_GenerateKeyPair, template: {CKA_MODULUS_BITS: "<1024"}}',
+        "CKR_TEMPLATE_INCONSISTENT",
+    ),
+    (
+        'deny: {call: C_SignInit, mechanism: CKM_SHA256_RSA_PKCS, key: {CKA_MODULUS_BITS: "<2048"}}',
+        'deny: {call: C_SignInit, mechanism: CKM_SHA256_RSA_PKCS, key: {CKA_MODULUS_BITS: "<1024"}}',
+        "CKR_MECHANISM_INVALID",
+    ),
+    (
+        "deny: {call: C_GenerateKey, template: {CKA_LABEL: 'a*', CKA_TOKEN: true}}",
+        "deny: {call: C_InitPIN}",
+        "CKR_TEMPLATE_INCONSISTENT",
+    ),
+    ("deny: {call: C_DigestInit, mechanism: CKM_SHA512}", "deny: {call: C_InitPIN}", "CKR_MECHANISM_INVALID"),
+]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("before", "after", "code"), REQUESTS)
+def test_a_request_is_asked_under_both_policies(before: str, after: str, code: str) -> None:
+    old, new = (f"{ASKED}    - {{name: point, {point}}}\n" for point in (before, after))
+    found = implies_requests(parse(new, "new.yaml"), parse(old, "old.yaml")).counterexample
+    assert found is not None
+    answer = replay_request(new, old, found)
+    assert (answer.outcome, answer.code) == ("asked", code), answer.message
+    assert "control point `point`" in answer.message
+    twin = replay_request(new, new, found)
+    assert twin.outcome == "refused", twin.message
+
+
+def test_what_is_not_asked_from_here_is_said() -> None:
+    old = f"{ASKED}    - {{name: point, deny: {{call: C_CopyObject}}}}\n"
+    found = implies_requests(
+        parse(ASKED.partition("requests")[0], "new.yaml"), parse(old, "old.yaml")
+    ).counterexample
+    assert found is not None
+    answer = replay_request(ASKED.partition("requests")[0], old, found)
+    assert (answer.outcome, answer.message) == ("not replayed", "C_CopyObject is not asked from here")

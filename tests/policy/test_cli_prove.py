@@ -14,6 +14,7 @@ from keyvisor_policy import parse, parse_inventory, replaying
 from keyvisor_policy.cli import app
 from keyvisor_policy.prove import Allowed
 from keyvisor_policy.replaying import Replayed, Substituted
+from keyvisor_policy.request_prove import AllowedRequest
 
 OLD = """\
 version: 1
@@ -176,12 +177,14 @@ def test_what_may_be_asked_is_held_against_another_policy() -> None:
 
 
 @pytest.mark.usefixtures("asked")
-def test_a_request_is_not_replayed_and_that_is_said() -> None:
+def test_a_request_is_replayed_with_both_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(new: str, old: str, example: AllowedRequest) -> Replayed:
+        assert (new, old) == (Path("less.yaml").read_text(), ASKED)
+        return Replayed("asked", f"it was {example.request.call}", "CKR_A")
+
+    monkeypatch.setattr(replaying, "request_replayer", lambda: ask)
     result = run("prove", "less.yaml", "--implies", "asked.yaml", "--replay")
-    assert result.exit_code == 1
-    assert result.stdout.splitlines()[2] == (
-        "  replayed: not replayed: requests need keys to be asked about: the command above shows what decides"
-    )
+    assert (result.exit_code, result.stdout.splitlines()[2]) == (1, "  replayed: asked: it was C_SignInit")
 
 
 @pytest.mark.usefixtures("asked")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -26,6 +26,7 @@ from keyvisor_guest.guest import Guest
 from keyvisor_guest.host import Host
 from keyvisor_guest.owner import Owner
 from keyvisor_guest.state_directory import STATE_VARIABLE, pkcs11_socket
+from keyvisor_guest.wire.messages import Refusal
 from keyvisor_guest.wire.secret_ids import id_from_name
 from keyvisor_policy.hsms import Hsm, generation_name, version_name
 from keyvisor_policy.matching import secret_text
@@ -44,6 +45,11 @@ _DIGITS: Final = {"ap": "02x", "uv": "04x", "http": "d"}
 
 def replay(policy: str, example: Allowed) -> Replayed:
     """Start a firmware, ask it for the association or the binding, and end it. Raises SdkError where none starts."""
+    return on_a_firmware(example, lambda rehearsal: rehearsal.ask(policy))
+
+
+def on_a_firmware(example: Allowed, do: Callable[[Rehearsal], Replayed]) -> Replayed:
+    """Do something with a firmware of its own, with a card like the example's HSM. Raises SdkError where none starts."""
     unlike = _no_such_card(example.hsm)
     if unlike:
         return Replayed("not replayed", f"no emulated card can be like this HSM: {unlike}")
@@ -51,13 +57,14 @@ def replay(policy: str, example: Allowed) -> Replayed:
         directory = Path(name)
         pkcs11_socket(directory / "s", GUEST)  # a path that is too long is told before anything starts
         with _firmware(directory, _configuration(example.hsm)):
-            return _Rehearsal(directory / "s", example).ask(policy)
+            return do(Rehearsal(directory / "s", example))
 
 
-class _Rehearsal:
-    """The guest, its secret and its HSM."""
+class Rehearsal:
+    """The guest, its secret and its HSM. `changes` is what stands for what, in the words that a policy has."""
 
     def __init__(self, state: Path, example: Allowed) -> None:
+        self.state = state
         self._example = example
         self._apqn = example.hsm.apqn
         self._host = Host(state=state)
@@ -66,19 +73,29 @@ class _Rehearsal:
         self._host.start(GUEST, self._image.data)
         self._host.attach(GUEST, self._apqn)
         self._guest = Guest(GUEST, state=state)
+        self.changes = tuple(self._changes())
+        self._add_secret()
+
+    def hold(self, policy: str) -> None:
+        """Register the policy, and hold the HSM as it is said to allow. Raises Refused."""
+        self.register(policy)
+        self._associate()
+
+    def register(self, policy: str) -> None:
+        """Register the policy; what it allows of what is held stays. Raises Refused."""
+        for change in self.changes:
+            policy = _rewritten(policy, change)
+        self._guest.apply(f"{policy}\n", partial=True, strict=False)
+
+    def refusals(self) -> list[Refusal]:
+        """What the gate refused, oldest first."""
+        return list(self._guest.refusals())
 
     def ask(self, policy: str) -> Replayed:
-        """Hand in the secret, register the policy, and ask for what it is said to allow."""
-        changes = tuple(self._changes())
-        text = policy
-        for change in changes:
-            text = re.sub(
-                rf"\b(0x)?{change.was.removeprefix('0x')}\b", change.becomes, text, flags=re.IGNORECASE
-            )
+        """Register the policy, and ask for what it is said to allow."""
+        changes = self.changes
         try:
-            self._add_secret()
-            self._guest.apply(f"{text}\n", partial=True, strict=False)
-            self._associate()
+            self.hold(policy)
         except Refused as error:
             return Replayed("refused", str(error).replace("\n", "; "), _code(error), changes)
         secret = self._example.rule.secret

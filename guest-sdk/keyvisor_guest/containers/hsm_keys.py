@@ -169,7 +169,8 @@ def _usable(key: pkcs11.Object) -> AesInHsm | RsaInHsm:
     if kind == KeyType.RSA and isinstance(key, pkcs11.PrivateKey) and isinstance(key, pkcs11.DecryptMixin):
         return RsaInHsm(key, key)
     raise KeyRefused(
-        "this key does not do what is needed: an RSA key needs CKA_DECRYPT, an AES key CKA_ENCRYPT"
+        "this key does not do what is needed: an RSA key needs CKA_DECRYPT, an AES key CKA_ENCRYPT, and one that has"
+        " wrapped keys does neither"
     )
 
 

@@ -64,8 +64,8 @@ def small(guest: Guest) -> Iterator[Peer]:
         yield peer
 
 
-def _alone(guest: Guest) -> Peer:
-    """A connection, once there is room for all."""
+def _filled(guest: Guest) -> list[Peer]:
+    """As many connections as there may be, once there is room for all."""
     found: list[Peer] = []
 
     def all_fit() -> bool:
@@ -79,9 +79,15 @@ def _alone(guest: Guest) -> Peer:
         return True
 
     wait_for(all_fit, "the connections of the test before are gone")
-    for peer in found[1:]:
+    return found
+
+
+def _alone(guest: Guest) -> Peer:
+    """A connection, after those of the test before are gone."""
+    first, *others = _filled(guest)
+    for peer in others:
         peer.close()
-    return found[0]
+    return first
 
 
 def data(peer: Peer, length: int) -> bytes:
@@ -98,13 +104,15 @@ def ends(peer: Peer, head_or_frame: bytes) -> bool:
     return peer.ended()
 
 
-def test_frame_options(small: Peer, guest: Guest) -> None:
+def test_frame_options(guest: Guest) -> None:
+    small, other, *more = _filled(guest)
     content = body("C_GetInfo")
     small.socket.sendall(struct.pack(">III", 99, SMALL.frame_options, len(content)) + bytes(64) + content)
     small.receive(99)
     assert ends(small, struct.pack(">III", 1, SMALL.frame_options + 1, 8))
-    with Peer(guest.keeper.door) as other:
-        assert other.call("C_GetInfo")
+    assert other.call("C_GetInfo")
+    for peer in (small, other, *more):
+        peer.close()
 
 
 def test_frame_body(small: Peer) -> None:
@@ -179,12 +187,12 @@ def test_found_objects(small: Peer) -> None:
 # --- counts
 
 
-def test_connections(small: Peer, guest: Guest) -> None:
-    peers = [small, *(Peer(guest.keeper.door) for _ in range(SMALL.connections - 1))]
+def test_connections(guest: Guest) -> None:
+    peers = _filled(guest)
     with pytest.raises(OSError):  # noqa: PT011 - closed before or while it begins
         Peer(guest.keeper.door)
     assert all(peer.call("C_GetInfo") for peer in peers)
-    for peer in peers[1:]:
+    for peer in peers:
         peer.close()
 
 
