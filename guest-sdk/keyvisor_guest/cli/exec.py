@@ -19,7 +19,7 @@ from keyvisor_guest.names import GUEST_VARIABLE
 from keyvisor_guest.state_directory import STATE_VARIABLE, closed_mark, guest_directory, pkcs11_socket
 from keyvisor_guest.stock_client import ADDRESS_VARIABLE, MODULE_VARIABLE, address, find
 
-__all__ = ["Surroundings", "run"]
+__all__ = ["Surroundings", "open_door", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,7 @@ class Surroundings:
 
         With `not_open_yet` for a program that is run once the guest is open.
         """
-        if not pkcs11_socket(state, guest).is_socket():
-            raise NotRunning(
-                f"no guest `{guest}` in `{state}`: `keyvisor host list` shows those there are, "
-                "`keyvisor up` starts the firmware"
-            )
-        if not not_open_yet and closed_mark(state, guest).exists():
-            raise NotOpen(
-                f"guest `{guest}` is not open before its secret store is locked: "
-                "`keyvisor guest personalize`, or `keyvisor guest secret lock`, does that"
-            )
+        open_door(state, guest, not_open_yet=not_open_yet)
         return cls(state, guest, find())
 
     def variables(self) -> dict[str, str]:
@@ -60,6 +51,22 @@ class Surroundings:
     def exports(self) -> str:
         """The same as lines for a shell's `eval`."""
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.variables().items())
+
+
+def open_door(state: Path, guest: str, *, not_open_yet: bool = False) -> Path:
+    """A guest's PKCS#11 door. Raises NameInvalid, StateDirectoryUnusable; NotRunning without a door, NotOpen."""
+    door = pkcs11_socket(state, guest)
+    if not door.is_socket():
+        raise NotRunning(
+            f"no guest `{guest}` in `{state}`: `keyvisor host list` shows those there are, "
+            "`keyvisor up` starts the firmware"
+        )
+    if not not_open_yet and closed_mark(state, guest).exists():
+        raise NotOpen(
+            f"guest `{guest}` is not open before its secret store is locked: "
+            "`keyvisor guest personalize`, or `keyvisor guest secret lock`, does that"
+        )
+    return door
 
 
 def run(command: Sequence[str], at: Surroundings, environ: Mapping[str, str], *, sandbox: bool) -> NoReturn:

@@ -7,13 +7,15 @@ from keyvisor_guest.cli import (
     image_files,
     image_look,
     image_ocicrypt,
+    image_run,
+    image_serve,
     image_thin,
     image_transfer,
     image_wrap,
 )
 from keyvisor_policy.terminal import verb
 
-app = verb("Secure containers: build them, look into them, move them.", group=True)
+app = verb("Secure containers: build them, look into them, move and run them.", group=True)
 for command in (
     image_build.build,
     image_look.inspect,
@@ -24,6 +26,8 @@ for command in (
     image_thin.export_thin,
     image_transfer.push,
     image_transfer.pull,
+    image_run.run,
+    image_serve.serve,
     image_wrap.rewrap,
     image_wrap.keyprovider,
 ):

@@ -7,6 +7,7 @@
     ├── NotInImage         a path that leads to nothing in the image, or to something of another kind
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
     ├── Unextractable      a tree that does not come out whole: a name that leads out, no room, too deep
+    ├── Unservable         an open image that cannot be served or run as it was asked for
     ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
 
@@ -29,6 +30,7 @@ __all__ = [
     "RegistryFailed",
     "Unbuildable",
     "Unextractable",
+    "Unservable",
     "VolumeUnusable",
 ]
 
@@ -88,6 +90,10 @@ class Unbuildable(ContainerError):
 
 class Unextractable(ContainerError):
     """A tree that does not come out whole. What came out until then is there."""
+
+
+class Unservable(ContainerError):
+    """An image that is as it should be, and cannot be served or run as it was asked for."""
 
 
 class VolumeUnusable(ContainerError):

@@ -128,6 +128,16 @@ class VolumeReader:
             raise NotADirectoryError(shown(node.path))
         return [self._node((*node.path, name), number) for name, number in sorted(self._entries(node))]
 
+    def names(self, node: Node) -> dict[bytes, int]:
+        """What is in a directory: names, in order of their bytes, and the numbers of their inodes."""
+        if not node.inode.is_directory:
+            raise NotADirectoryError(shown(node.path))
+        return dict(sorted(self._entries(node)))
+
+    def node(self, number: int, path: tuple[bytes, ...] = ()) -> Node:
+        """What has this number, as it was found in a directory; `path` is what errors call it."""
+        return self._node(path, number)
+
     def walk(self, start: Node | None = None) -> Iterator[Node]:
         """The whole tree, or that below `start`: each directory before what is in it, names in order of their bytes."""
         pending = [start or self._node((), ROOT)]
