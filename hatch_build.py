@@ -1,6 +1,6 @@
-"""Compiles the hot loop while the distribution is built or installed, where there is a C compiler; without one it is left out.
+"""Compiles what is in C while the distribution is built or installed, where there is a C compiler; without one it is left out.
 
-The loop is plain C without the interpreter's headers, called through ctypes, so that any C compiler does.
+It is plain C without the interpreter's headers, called through ctypes, so that any C compiler does.
 """
 
 from __future__ import annotations
@@ -13,24 +13,34 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_SOURCE = Path("firmware/keyvisor_firmware/broker/hot/hot_loop.c")
+_SOURCES = (
+    Path("firmware/keyvisor_firmware/broker/hot/hot_loop.c"),
+    Path("guest-sdk/keyvisor_guest/containers/block_loop.c"),
+)
 _FLAGS = "-std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -shared -fstack-protector-strong -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now"
 
 
-class CompileHotLoop(BuildHookInterface[Any]):
-    """Puts hot_loop.so beside its source."""
+class CompileSources(BuildHookInterface[Any]):
+    """Puts a library beside each source."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        source = Path(self.root) / _SOURCE
-        library = source.with_suffix(".so")
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
-            print("no C compiler: the gate's hot loop is left out, all works without it", file=sys.stderr)
+            print(
+                "no C compiler: what is in C is left out, all works without it, only slower", file=sys.stderr
+            )
             return
-        made = library.with_suffix(".new")
-        subprocess.run([compiler, *_FLAGS.split(), "-o", str(made), str(source), "-pthread"], check=True)
-        made.replace(library)  # whole or not at all: a gate may be loading it
-        build_data["artifacts"].append(str(library.relative_to(self.root)))
+        for source in _SOURCES:
+            library = self._compile(compiler, Path(self.root) / source)
+            build_data["artifacts"].append(str(library.relative_to(self.root)))
         if version == "standard":
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
+
+    @staticmethod
+    def _compile(compiler: str, source: Path) -> Path:
+        library = source.with_suffix(".so")
+        made = library.with_suffix(".new")
+        subprocess.run([compiler, *_FLAGS.split(), "-o", str(made), str(source), "-pthread"], check=True)
+        made.replace(library)  # whole or not at all: a process may be loading it
+        return library

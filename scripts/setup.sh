@@ -37,9 +37,10 @@ install_packages "${missing[@]}"
 python=${python:-python3}
 
 stamp=.venv/.made-from
-# Whether a compiler is there counts too: where one comes later, the hot loop is compiled then.
+# Whether a compiler is there counts too: where one comes later, what is in C is compiled then.
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh scripts/system_packages.sh hatch_build.py \
-    firmware/keyvisor_firmware/broker/hot/hot_loop.c <(command -v cc gcc clang || true) | sha256sum)
+    firmware/keyvisor_firmware/broker/hot/hot_loop.c guest-sdk/keyvisor_guest/containers/block_loop.c \
+    <(command -v cc gcc clang || true) | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "making .venv (pinned Python packages, about a minute)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv

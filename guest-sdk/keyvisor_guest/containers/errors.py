@@ -8,6 +8,7 @@
     ├── Unbuildable        what was asked for cannot be built (a portion without layers, a volume that changed meanwhile)
     ├── Unextractable      a tree that does not come out whole: a name that leads out, no room, too deep
     ├── Unservable         an open image that cannot be served or run as it was asked for
+    ├── CipherFailed       libcrypto did not do what was asked of it; nothing was sealed or opened
     ├── VolumeUnusable     libext2fs or a program of e2fsprogs is missing or failed, or a volume is damaged
     └── RegistryFailed     a registry did not do what was asked of it (carries its HTTP status, 0 if there was none)
 
@@ -22,6 +23,7 @@ from keyvisor_guest.errors import SdkError
 
 __all__ = [
     "BlockRefused",
+    "CipherFailed",
     "ContainerError",
     "ImageRefused",
     "KeyRefused",
@@ -94,6 +96,10 @@ class Unextractable(ContainerError):
 
 class Unservable(ContainerError):
     """An image that is as it should be, and cannot be served or run as it was asked for."""
+
+
+class CipherFailed(ContainerError):
+    """libcrypto did not do what was asked of it. Nothing was sealed or opened."""
 
 
 class VolumeUnusable(ContainerError):

@@ -52,5 +52,5 @@ def sealed_runs(
 
 
 def _seal(cipher: LayerBlocks, first: int, plain: bytes) -> SealedRun:
-    stored, tags = cipher.seal(first, memoryview(plain))
+    stored, tags = cipher.seal(first, plain)
     return SealedRun(plain, stored, tags)

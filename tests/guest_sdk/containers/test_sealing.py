@@ -45,7 +45,7 @@ def test_the_same_as_one_after_the_other(kind, counts):
     runs, blocks = list(runs_of(counts)), cipher_of(kind)()
     expected = []
     for first, plain in runs:
-        stored, tags = blocks.seal(first, memoryview(plain))
+        stored, tags = blocks.seal(first, plain)
         expected.append((plain, bytes(stored), tags))
     for few in (True, False):
         assert taken(runs, cipher_of(kind), few) == expected
