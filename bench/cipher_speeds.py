@@ -7,20 +7,22 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from bench.run import Figures
-from keyvisor_guest.containers.blocks import RUN_BLOCKS, layer_blocks
+from keyvisor_guest.containers.blocks import RUN_BLOCKS, LayerBlocks, layer_blocks
 from keyvisor_guest.containers.keys import VolumeKey, image_id
 from keyvisor_guest.containers.layer_map import Cipher, LayerPlan
 from keyvisor_guest.containers.limits import BLOCK
+from keyvisor_guest.containers.runners import IN_PYTHON, Runners, best_runners
 
-__all__ = ["OPENSSL", "OPENSSL_AEAD", "cipher_speeds", "copied", "parsed"]
+__all__ = ["IN_PYTHON_ONLY", "OPENSSL", "OPENSSL_AEAD", "cipher_speeds", "copied", "parsed"]
 
 OPENSSL: Final = "openssl speed -evp aes-256-gcm -bytes 4096"
 OPENSSL_AEAD: Final = "openssl speed -aead -evp aes-256-gcm -bytes 4096"
+IN_PYTHON_ONLY: Final = ", in Python"  # behind the name of what is measured once more without C
 
 _RUN: Final = RUN_BLOCKS * BLOCK
 _KEY: Final = VolumeKey(bytes(range(32)))
@@ -31,19 +33,13 @@ _RESULT: Final = re.compile(r"^AES-256-GCM\s+([0-9.]+)k$", re.MULTILINE)
 def cipher_speeds(rounds: int, seconds: float) -> Figures:
     """A figure per round of each, in turn."""
     plain = os.urandom(_RUN)
-    ciphers = {
-        cipher: layer_blocks(_KEY, LayerPlan(1, _IMAGE, 0, 1 << 20, cipher, (), (), bytes(32)), bytes(32))
-        for cipher in (Cipher.GCM, Cipher.XTS)
-    }
-    gcm, xts = ciphers[Cipher.GCM], ciphers[Cipher.XTS]
-    sealed = {cipher: _sealed(blocks.seal(0, plain)) for cipher, blocks in ciphers.items()}
     ours: dict[str, Callable[[], object]] = {
-        "seal": lambda: gcm.seal(0, plain),
-        "open": lambda: gcm.open(0, *sealed[Cipher.GCM]),
-        "xts seal": lambda: xts.seal(0, plain),
-        "xts open": lambda: xts.open(0, *sealed[Cipher.XTS]),
-        "sha256": lambda: hashlib.sha256(plain),
+        f"{name} {step}{suffix}": once
+        for suffix, runners in (("", best_runners()), (IN_PYTHON_ONLY, IN_PYTHON))
+        for name, cipher in (("gcm", Cipher.GCM), ("xts", Cipher.XTS))
+        for step, once in _steps(_blocks(cipher, runners), plain)
     }
+    ours["sha256"] = lambda: hashlib.sha256(plain)
     found: Figures = {name: [] for name in (OPENSSL, OPENSSL_AEAD, *ours)}
     for _ in range(rounds):
         found[OPENSSL].append(_openssl(OPENSSL))
@@ -51,6 +47,18 @@ def cipher_speeds(rounds: int, seconds: float) -> Figures:
         for name, once in ours.items():
             found[name].append(_speed(once, seconds))
     return found
+
+
+def _blocks(cipher: Cipher, runners: Runners) -> LayerBlocks:
+    plan = LayerPlan(1, _IMAGE, 0, 1 << 20, cipher, (), (), bytes(32))
+    return layer_blocks(_KEY, plan, bytes(32), runners)
+
+
+def _steps(blocks: LayerBlocks, plain: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
+    stored, tags = blocks.seal(0, plain)
+    sealed = bytes(stored)
+    yield "seal", lambda: blocks.seal(0, plain)
+    yield "open", lambda: blocks.open(0, sealed, tags)
 
 
 def copied(source: Path, target: Path) -> float:
@@ -76,10 +84,6 @@ def _openssl(command: str) -> float:
         [*words[:2], "-elapsed", "-seconds", "1", *words[2:]], capture_output=True, text=True, check=True
     )
     return parsed(done.stdout)
-
-
-def _sealed(run: tuple[memoryview, bytes]) -> tuple[bytes, bytes]:
-    return bytes(run[0]), run[1]
 
 
 def _speed(once: Callable[[], object], seconds: float) -> float:

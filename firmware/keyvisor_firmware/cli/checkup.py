@@ -17,6 +17,7 @@ from keyvisor_firmware.broker.hot.loop import HotLoop, HotLoopMissing
 from keyvisor_firmware.config import Config, load
 from keyvisor_firmware.errors import FirmwareError
 from keyvisor_guest import client_release, stock_client
+from keyvisor_guest.containers.block_runs import BlockRuns, BlockRunsMissing
 from keyvisor_guest.errors import SdkError
 from keyvisor_guest.state_directory import host_socket, pkcs11_socket, state_directory
 from keyvisor_guest.wire.client_releases import since
@@ -46,6 +47,7 @@ def checkup(state: Path | None, config: Path | None) -> tuple[Finding, ...]:
         ("PKCS#11 module (SoftHSM 2)", True, lambda: str(_config(config).module_path())),
         ("stock client (p11-kit)", True, _client),
         ("compiled hot loop", False, _hot_loop),
+        ("compiled sealing of blocks", False, _block_runs),
         ("all mechanisms", False, lambda: _mechanisms(_config(config).module_path())),
         (
             "pkcs11-tool",
@@ -88,6 +90,16 @@ def _hot_loop() -> str:
     except HotLoopMissing as missing:
         raise _Lacking(f"{missing}; without it gates work, only slower") from None
     return "built; gates use it"
+
+
+def _block_runs() -> str:
+    try:
+        BlockRuns()
+    except BlockRunsMissing as missing:
+        raise _Lacking(
+            f"{missing}; without it secure images are built and read all the same, only slower"
+        ) from None
+    return "built; secure images use it"
 
 
 def _mechanisms(module: Path) -> str:
