@@ -16,12 +16,13 @@ from sqlalchemy import create_engine, text
 from tests.images import an_image
 from typer.testing import CliRunner
 
-from keyvisor_firmware.cli import audit, doctor, hsm, up
+from keyvisor_firmware.cli import audit, checkup, doctor, hsm, up
 from keyvisor_firmware.cli.operator_door import DoorUnusable
 from keyvisor_firmware.config import Config
 from keyvisor_firmware.daemon import run
 from keyvisor_firmware.errors import ConfigInvalid, StateForeign, StateInUse
 from keyvisor_guest import Guest, Host
+from keyvisor_guest.containers.block_runs import BlockRuns
 from keyvisor_guest.errors import NotRunning, StateDirectoryUnusable
 from keyvisor_guest.wire.messages import Guest as GuestMessage
 
@@ -204,12 +205,15 @@ def test_the_doctor_says_what_is_missing_and_ends_with_1(
     state.mkdir(mode=0o700)
     state.chmod(0o755)
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(checkup, "BlockRuns", lambda: BlockRuns(state / "block_loop.so"))
     ended = CliRunner().invoke(doctor.app, ["--state", str(state), "--json"])
     assert ended.exit_code == 1
     checks = {check["check"]: check for check in json.loads(ended.stdout)["checks"]}
     assert "chmod 700" in checks["state directory"]["found"]
     assert "install `opensc`" in checks["pkcs11-tool"]["found"]
     assert not checks["pkcs11-tool"]["needed"]
+    assert "run `make setup` again; without it" in checks["compiled sealing of blocks"]["found"]
+    assert not checks["compiled sealing of blocks"]["needed"]
     assert "keyvisor up" in checks["daemon"]["found"]
     assert "missing" in CliRunner().invoke(doctor.app, ["--state", str(state)]).stdout
     long = CliRunner().invoke(doctor.app, ["--state", "/" + "x" * 120, "--json"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from keyvisor_guest.containers import blocks as blocks_module
 from keyvisor_guest.containers import runners
+from keyvisor_guest.containers.block_runs import BlockRuns, BlockRunsMissing
 from keyvisor_guest.containers.blocks import RUN_BLOCKS, TAG_LENGTHS, layer_blocks
 from keyvisor_guest.containers.errors import BlockRefused, Unbuildable
 from keyvisor_guest.containers.keys import ImageId, VolumeKey, image_id
@@ -26,6 +27,18 @@ from .images import CONFIG, Counted
 KEY = VolumeKey(bytes(range(32)))
 IMAGE = ImageId(b"payments-service")
 SALT = bytes(reversed(range(32)))
+
+
+@pytest.fixture(scope="module", params=["in Python", "in C"], autouse=True)
+def way(request):
+    """Everything here with both ways to seal; where there is no compiled one, with one."""
+    try:
+        how = runners.IN_PYTHON if request.param == "in Python" else runners.in_c(BlockRuns())
+    except BlockRunsMissing as missing:
+        pytest.skip(str(missing))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks_module, "best_runners", lambda: how)
+        yield
 
 
 def plan(cipher, layer=2, prev=b"\x07" * 32):
