@@ -286,7 +286,8 @@ def test_a_signal_goes_to_the_program_and_all_is_put_away(host: Host, files: str
     assert not host.left_over()
 
 
-def test_the_key_is_in_nobodys_argv_environment_or_files(host: Host, files: str) -> None:
+def test_T9_the_key_is_in_nobodys_argv_environment_files_or_storage(host: Host, files: str) -> None:
+    """The machine's storage, which is the host's memory, is in the state directory."""
     release = parse_release((host.directory / "v2.key").read_bytes())
     with host.started("--files", files, "--", "echo ready; read line") as running:
         processes = [running.pid]

@@ -197,7 +197,7 @@ def test_T9_a_closed_reader_gives_nothing(tmp_path):
         assert caught.value.code is Refusal.CLOSED
 
 
-# T10, the key through a secret and through an HSM, needs the firmware: with `keyvisor image run`.
+# T10, the key through a secret and through an HSM, needs the firmware: end_to_end/test_container_run.py.
 
 
 def test_T11_original_metadata_kept(tmp_path):
