@@ -14,8 +14,9 @@ demo: setup
 peers:
 	@./scripts/container_peers.sh
 
+# All of them; or some: make test ARGS="tests/policy -k cases"
 test: compiler peers setup
-	@$(V)/python -m pytest $(ARGS)
+	@./scripts/test.sh $(ARGS)
 
 # What takes minutes each: an image of a whole Debian, which is fetched, held against umoci
 slow: compiler setup
