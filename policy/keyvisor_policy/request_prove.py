@@ -12,69 +12,22 @@ keys each half is looked at by itself. Pure.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from keyvisor_policy.control_points import ControlPoint, ControlPoints, Decision
 from keyvisor_policy.hsms import Hsm, SecretId
 from keyvisor_policy.pkcs11.calls import FORMS, ON_ACCELERATORS, ON_BOUND, WITH_MECHANISM
-from keyvisor_policy.pkcs11.names import MECHANISMS
 from keyvisor_policy.policy import Policy
 from keyvisor_policy.questions import Question
 from keyvisor_policy.region_index import Index
 from keyvisor_policy.regions import Box, intersect, left_of, of_pattern
 from keyvisor_policy.request_search import Found, allowed_and_refused, kind_of_call, meaning
 from keyvisor_policy.rules import Pattern, Rule
-
-
-def _others(*names: str) -> tuple[int, ...]:
-    """Mechanisms for such a call, of which one stands for all that no control point names."""
-    first = [MECHANISMS[f"CKM_{name}"] for name in names]
-    return (*first, *(number for number in MECHANISMS.values() if number not in first))
-
-
-_DATA: Final = _others("AES_GCM", "AES_CBC_PAD", "RSA_PKCS_OAEP", "AES_CTR")
-_SIGNATURE: Final = _others("ECDSA_SHA256", "SHA256_RSA_PKCS_PSS", "SHA256_HMAC", "EDDSA")
-_WRAPPING: Final = _others("AES_KEY_WRAP", "RSA_PKCS_OAEP")
-_ELSE: Final[Mapping[str, tuple[int, ...]]] = {
-    "C_EncryptInit": _DATA,
-    "C_DecryptInit": _DATA,
-    "C_DigestInit": _others("SHA256", "SHA384", "SHA512"),
-    "C_SignInit": _SIGNATURE,
-    "C_SignRecoverInit": _SIGNATURE,
-    "C_VerifyInit": _SIGNATURE,
-    "C_VerifyRecoverInit": _SIGNATURE,
-    "C_GenerateKey": _others("AES_KEY_GEN", "GENERIC_SECRET_KEY_GEN"),
-    "C_GenerateKeyPair": _others("RSA_PKCS_KEY_PAIR_GEN", "EC_KEY_PAIR_GEN", "EC_EDWARDS_KEY_PAIR_GEN"),
-    "C_WrapKey": _WRAPPING,
-    "C_UnwrapKey": _WRAPPING,
-    "C_DeriveKey": _others("ECDH1_DERIVE"),
-}
-
-
-_USUAL: Final[Mapping[str, re.Pattern[str]]] = {
-    "C_GenerateKey": re.compile("_KEY_GEN$"),
-    "C_GenerateKeyPair": re.compile("_KEY_PAIR_GEN$"),
-    "C_DigestInit": re.compile("^CKM_(MD|SHA|RIPEMD)[0-9_]*$"),
-    "C_SignInit": re.compile("MAC|DSA|^CKM_(MD|SHA|RSA|RIPEMD).*(RSA|PKCS|PSS|X_509)"),
-    "C_DeriveKey": re.compile("DERIV"),
-    "C_WrapKey": re.compile("WRAP"),
-    "C_EncryptInit": re.compile("_(ECB|CBC|CTR|GCM|CCM|OFB|CFB|PAD|OAEP)|^CKM_RC4$"),
-}
-"""Calls and the names of mechanisms that are made for them. Only for which example comes first."""
+from keyvisor_policy.usual_mechanisms import is_unusual, others
 
 _ALL: Final = frozenset(FORMS)
-_NAMES: Final[Mapping[int, str]] = {number: name for name, number in reversed(MECHANISMS.items())}
-
-
-def _is_unusual(asked: tuple[str, int | None]) -> bool:
-    call, mechanism = asked
-    usual = _USUAL.get(call)
-    name = "" if mechanism is None else _NAMES.get(mechanism, "")
-    return mechanism is not None and (usual is None or not usual.search(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +155,7 @@ class _Comparison:
         new, old = self._points
         cells = 0
         nothing: set[object] = set()
-        for call, mechanism in sorted(self._calls(asked.serves, asked.by), key=_is_unusual):
+        for call, mechanism in sorted(self._calls(asked.serves, asked.by), key=is_unusual):
             allow = new.concerning(call, mechanism, asked.allowing)
             refuse = old.concerning(call, mechanism, asked.refusing)
             if asked.by is not None and asked.by not in refuse:
@@ -221,7 +174,10 @@ class _Comparison:
         return tuple([self._meanings[id(point)] for point in points])
 
     def _calls(self, served: frozenset[str], by: ControlPoint | None) -> Iterator[tuple[str, int | None]]:
-        """Every call that is served; with every mechanism that a point names, and one that stands for all others."""
+        """Every call that is served; with every mechanism that a point names, and one that stands for all others.
+
+        With `by` only those that it is about.
+        """
         for call in FORMS:
             if call not in served:
                 continue
@@ -237,8 +193,7 @@ class _Comparison:
 
     def _another(self, call: str) -> int:
         """A mechanism that no point names."""
-        every = itertools.chain(_ELSE[call], itertools.count(MECHANISMS["CKM_VENDOR_DEFINED"]))
-        return next(number for number in every if number not in self._mechanisms)
+        return next(number for number in others(call) if number not in self._mechanisms)
 
     def _held_through(self, place: _Place, box: Box, other: _Place, before: Sequence[Box]) -> Hsm | None:
         """An HSM for which both rules are their policy's first."""
@@ -252,7 +207,7 @@ class _Comparison:
         return None if left.box is None else left.box.witness()
 
     def _example(self, rule: Rule | None, other: Rule | None, hsm: Hsm, request: Question) -> AllowedRequest:
-        """Held against what `decide` says, which alone decides."""
+        """The request, put to `decide`, which alone decides."""
         new, old = self._points
         asked = dataclasses.replace(request, on=None if rule is None else rule.name)
         allowed, refused = _decided(new, asked, rule), _decided(old, asked, other)

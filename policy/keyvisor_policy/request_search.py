@@ -2,8 +2,11 @@
 
 One call, one mechanism, two lists of points. The conditions cut each attribute's values into cells (`attribute_cells`), and
 every point has one outcome in each combination of cells. The search gives attributes cells one after the other, and stops
-where both decisions are settled whatever the rest is. Pure; knows neither HSMs nor files, and decides nothing itself: what it
-finds has been put to `ControlPoints.decide`'s own rules, which tests hold it to.
+where both decisions are settled whatever the rest is.
+
+Values are of their attribute's kind: one that is not, such as a truth value of two bytes, is refused by any point that looks at
+it, and by HSMs. Pure; knows neither HSMs nor files. It takes `ControlPoints.decide`'s order of precedence for granted, which
+tests hold it to.
 """
 
 from __future__ import annotations
