@@ -20,7 +20,7 @@ test: compiler peers setup
 
 # What takes minutes each: an image of a whole Debian, which is fetched, held against umoci
 slow: compiler setup
-	@./scripts/container_peers.sh mmdebstrap umoci
+	@./scripts/container_peers.sh mmdebstrap
 	@$(V)/python -m pytest -m slow --timeout 1800 $(ARGS)
 
 # Sequences of six calls that might bring a key out; `make test` tries those of five: make search ARGS="-k python"
