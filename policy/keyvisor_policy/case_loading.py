@@ -15,6 +15,7 @@ from keyvisor_policy.errors import Finding
 from keyvisor_policy.inventory import hsm_of
 from keyvisor_policy.strict_yaml import Document
 from keyvisor_policy.strict_yaml.document import Path
+from keyvisor_policy.strict_yaml.tree import as_list, as_mapping, as_text
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
 HINT_RULES = 100
@@ -36,12 +37,14 @@ def compiled_case(document: Document, number: int, entry: CaseFields) -> Case:
 
 def between_values(document: Document) -> Iterator[Finding]:
     """What is wrong between values of cases that may each be right."""
-    tree = _mapping(document.tree)
-    names = {name for rule in _list(tree.get("associations")) if (name := _text(_mapping(rule).get("name")))}
+    tree = as_mapping(document.tree)
+    names = {
+        name for rule in as_list(tree.get("associations")) if (name := as_text(as_mapping(rule).get("name")))
+    }
     lines: dict[str, int] = {}
-    for number, case in enumerate(map(_mapping, _list(tree.get("cases")))):
+    for number, case in enumerate(map(as_mapping, as_list(tree.get("cases")))):
         path: Path = ("cases", number)
-        name = _text(case.get("name"))
+        name = as_text(case.get("name"))
         if name in lines:
             message = f"name: {shown(name)} is the name of another case already, in line {lines[name]}"
             yield document.finding((*path, "name"), message)
@@ -82,11 +85,11 @@ def _expectation(document: Document, path: Path, entry: ExpectFields) -> Expecta
 
 def _about_apqns(document: Document, path: Path, case: dict[str, object]) -> Iterator[Finding]:
     """Every HSM that a case speaks of is given, and nothing is said of one twice."""
-    given, expect = _mapping(case.get("given")), _mapping(case.get("expect"))
-    there = {_apqn(_mapping(hsm).get("apqn")) for hsm in _list(given.get("hsms"))}
+    given, expect = as_mapping(case.get("given")), as_mapping(case.get("expect"))
+    there = {_apqn(as_mapping(hsm).get("apqn")) for hsm in as_list(given.get("hsms"))}
     for key, where in (("current", "given"), ("associate", "expect")):
         said: set[str] = set()
-        for spelling in _mapping((given if where == "given" else expect).get(key)):
+        for spelling in as_mapping((given if where == "given" else expect).get(key)):
             place = document.key_place((*path, where, key, spelling))
             apqn = _apqn(spelling)
             if apqn in said:
@@ -95,9 +98,9 @@ def _about_apqns(document: Document, path: Path, case: dict[str, object]) -> Ite
                 yield Finding(document.source, *place, f"{key}: {_not_given(apqn)}")
             said.update({apqn} - {""})
     for key in ("bind", "unbound", "refuse"):
-        for number, item in enumerate(_list(expect.get(key))):
+        for number, item in enumerate(as_list(expect.get(key))):
             at: Path = (*path, "expect", key, number)
-            named = _mapping(item).get("apqn") if key == "refuse" else item
+            named = as_mapping(item).get("apqn") if key == "refuse" else item
             apqn = _apqn(named)
             if apqn and apqn not in there:
                 where_named: Path = (*at, "apqn") if key == "refuse" else at
@@ -107,8 +110,8 @@ def _about_apqns(document: Document, path: Path, case: dict[str, object]) -> Ite
 def _about_rules(
     document: Document, path: Path, case: dict[str, object], rules: set[str]
 ) -> Iterator[Finding]:
-    for number, item in enumerate(_list(_mapping(case.get("expect")).get("unmet"))):
-        name = _text(item)
+    for number, item in enumerate(as_list(as_mapping(case.get("expect")).get("unmet"))):
+        name = as_text(item)
         if name and name not in rules:
             meant = nearest(name, sorted(rules)) if len(rules) <= HINT_RULES else None
             hint = f"; did you mean {shown(meant)}?" if meant else ""
@@ -124,25 +127,13 @@ def _not_given(apqn: str) -> str:
 def _apqn(value: object) -> str:
     """The APQN that `value` spells; nothing where it spells none, which has its finding already."""
     try:
-        return fields.apqn(_text(value))
+        return fields.apqn(as_text(value))
     except ValueError:
         return ""
 
 
 def _keys(tree: object, path: Path) -> list[str]:
     for step in path:
-        entry = _list(tree)[step] if isinstance(step, int) else _mapping(tree).get(step)
+        entry = as_list(tree)[step] if isinstance(step, int) else as_mapping(tree).get(step)
         tree = entry
-    return list(_mapping(tree))
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return list(as_mapping(tree))

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from keyvisor_policy import question_fields, request_fields
+from keyvisor_policy import question_fields
 from keyvisor_policy.case_grammar import RequestFields
 from keyvisor_policy.cases import Asked
 from keyvisor_policy.errors import Finding
 from keyvisor_policy.profiles import PROFILES
 from keyvisor_policy.questions import Question, wrong_parts
-from keyvisor_policy.request_loading import profile_points
+from keyvisor_policy.request_loading import about_attributes, profile_points
 from keyvisor_policy.strict_yaml import Document, read_text
 from keyvisor_policy.strict_yaml.document import Path
+from keyvisor_policy.strict_yaml.tree import as_list, as_mapping, as_text
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
 HINT_NAMES: Final = 200
@@ -37,16 +38,19 @@ def compiled_request(document: Document, path: Path, entry: RequestFields) -> As
 
 def between_values(document: Document) -> Iterator[Finding]:
     """What is wrong with the values of attributes, and between values that may each be right."""
-    tree = _mapping(document.tree)
-    rules = [name for rule in _list(tree.get("associations")) if (name := _text(_mapping(rule).get("name")))]
-    points = _Points(_mapping(tree.get("requests")))
-    for case, entry in enumerate(_list(tree.get("cases"))):
-        expect = _mapping(_mapping(entry).get("expect"))
-        for number, request in enumerate(map(_mapping, _list(expect.get("requests")))):
+    tree = as_mapping(document.tree)
+    rules = [
+        name for rule in as_list(tree.get("associations")) if (name := as_text(as_mapping(rule).get("name")))
+    ]
+    points = _Points(as_mapping(tree.get("requests")))
+    for case, entry in enumerate(as_list(tree.get("cases"))):
+        expect = as_mapping(as_mapping(entry).get("expect"))
+        for number, request in enumerate(map(as_mapping, as_list(expect.get("requests")))):
             at: Path = ("cases", case, "expect", "requests", number)
             yield from _about_parts(document, at, request)
             for where in ("template", "key"):
-                yield from _about_values(document, (*at, where), _mapping(request.get(where)))
+                given = as_mapping(request.get(where))
+                yield from about_attributes(document, (*at, where), given, question_fields.attribute_value)
             on, by = _read(read_text, request.get("on")), _read(read_text, request.get("by"))
             if on and on not in rules:
                 hint = _hint(on, rules)
@@ -60,8 +64,10 @@ class _Points:
     """The labels of a policy's control points, as far as its tree tells."""
 
     def __init__(self, requests: Mapping[str, object]) -> None:
-        own = (_text(_mapping(point).get("name")) for point in _list(requests.get("rules")))
-        self._profiles = {name for name in map(_text, _list(requests.get("profiles"))) if name in PROFILES}
+        own = (as_text(as_mapping(point).get("name")) for point in as_list(requests.get("rules")))
+        self._profiles = {
+            name for name in map(as_text, as_list(requests.get("profiles"))) if name in PROFILES
+        }
         of_profiles = (point.label for name in sorted(self._profiles) for point in profile_points(name))
         self.labels = {name for name in (*own, *of_profiles) if name}
 
@@ -81,21 +87,9 @@ def _about_parts(document: Document, at: Path, request: Mapping[str, object]) ->
     if call is None:
         return  # which has its finding already
     mechanism = 0 if "mechanism" in request else None
-    template, key = ({0: 0} if _mapping(request.get(where)) else {} for where in ("template", "key"))
+    template, key = ({0: 0} if as_mapping(request.get(where)) else {} for where in ("template", "key"))
     for part, message in wrong_parts(Question(call, mechanism, template, key)):
         yield Finding(document.source, *document.key_place((*at, part)), message)
-
-
-def _about_values(document: Document, path: Path, given: Mapping[str, object]) -> Iterator[Finding]:
-    for name, value in given.items():
-        place = document.key_place((*path, name))
-        try:
-            request_fields.attribute(name)
-            place = document.place((*path, name))
-            question_fields.attribute_value(name, value)
-        except ValueError as error:
-            about = f"{name}: {error}" if name not in str(error) else str(error)
-            yield Finding(document.source, *place, about)
 
 
 def _hint(name: str, names: list[str] | set[str]) -> str:
@@ -108,15 +102,3 @@ def _read(read: Callable[[object], str], value: object) -> str | None:
         return read(value)
     except ValueError:
         return None
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

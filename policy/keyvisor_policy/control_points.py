@@ -107,9 +107,9 @@ class Condition:
 class ControlPoint:
     """One rule of `requests`. `on` is an association rule's name.
 
-    Empty `calls` are all that are decided (`pkcs11.calls`), empty `mechanisms` are any, and none.
-        `profile` is the one that it comes from, None for the file's own; `origin` is where it stands, `line` and `column` the
-        same from 1, which the gate is not told.
+    Empty `calls` are all that are decided (`pkcs11.calls`), empty `mechanisms` are any, and none. `profile` is the one that it
+    comes from, None for the file's own; `origin` is where it stands, `line` and `column` the same from 1, which the gate is
+    not told.
     """
 
     name: str
@@ -172,10 +172,19 @@ class Decision:
 _NOTHING: Final[Template] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class _Concerning:
+    """The points that may decide about a call, and the attributes that they look at in what it asks for and in its key."""
+
+    points: tuple[ControlPoint, ...]
+    template: frozenset[int]
+    key: frozenset[int]
+
+
 class ControlPoints:
     """All of a policy's, in their order. `digest` is SHA-256 of what they mean, 32 bytes. Immutable."""
 
-    __slots__ = ("_by_call", "_decided", "_types", "calls", "digest", "points")
+    __slots__ = ("_by_call", "_concerning", "_decided", "calls", "digest", "points")
 
     def __init__(self, points: Iterable[ControlPoint] = ()) -> None:
         self.points: tuple[ControlPoint, ...] = tuple(points)
@@ -187,7 +196,7 @@ class ControlPoints:
         )
         self._by_call: dict[str, _ByMechanism] = {}
         self._decided: OrderedDict[tuple[Any, ...], Decision] = OrderedDict()
-        self._types: dict[tuple[str, int | None, str | None], tuple[frozenset[int], frozenset[int]]] = {}
+        self._concerning: dict[tuple[str, int | None, str | None], _Concerning] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ControlPoints) and self.digest == other.digest
@@ -212,16 +221,16 @@ class ControlPoints:
         meets a value that it cannot read refuses.
         """
         template, key = with_sizes(template or _NOTHING), with_sizes(key or _NOTHING)
-        template_types, key_types = self._looked_at(call, mechanism, rule)
+        concerning = self._about(call, mechanism, rule)
         looked_at = (
-            *[template.get(type_) for type_ in template_types],
-            *[key.get(type_) for type_ in key_types],
+            *[template.get(type_) for type_ in concerning.template],
+            *[key.get(type_) for type_ in concerning.key],
         )
         # True is 1: the kinds belong to what was asked.
         asked = call, mechanism, rule, looked_at, tuple([type(value) for value in looked_at])
         known = self._decided.get(asked)
         if known is None:
-            known = _decide(self.concerning(call, mechanism, rule), call, template, key)
+            known = _decide(concerning.points, call, template, key)
             self._decided[asked] = known
             if len(self._decided) > _REMEMBERED:
                 self._decided.popitem(last=False)
@@ -229,6 +238,33 @@ class ControlPoints:
 
     def concerning(self, call: str, mechanism: int | None, rule: str | None) -> tuple[ControlPoint, ...]:
         """The points that may decide about such a call, in their order; none for a call that is not decided."""
+        return self._about(call, mechanism, rule).points
+
+    def template_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
+        """The attributes that points look at in what such a call asks for, and those that sizes are told by."""
+        return _to_be_read(self._about(call, mechanism, rule).template)
+
+    def key_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
+        """The attributes that points look at in the key that such a call uses, and those that sizes are told by."""
+        return _to_be_read(self._about(call, mechanism, rule).key)
+
+    def _about(self, call: str, mechanism: int | None, rule: str | None) -> _Concerning:
+        """Worked out once: the gate asks it at each call that the hot loop does not answer."""
+        asked = call, mechanism, rule
+        known = self._concerning.get(asked)
+        if known is None:
+            points = self._find(*asked)
+            known = _Concerning(
+                points,
+                frozenset(one.attribute for point in points for one in point.template),
+                frozenset(one.attribute for point in points for one in point.key),
+            )
+            if len(self._concerning) >= _REMEMBERED:
+                self._concerning.clear()
+            self._concerning[asked] = known
+        return known
+
+    def _find(self, call: str, mechanism: int | None, rule: str | None) -> tuple[ControlPoint, ...]:
         if call not in self.calls:
             return ()
         by_mechanism = self._by_call.get(call)
@@ -237,30 +273,6 @@ class ControlPoints:
                 [point for point in self.points if not point.calls or call in point.calls]
             )
         return tuple([point for point in by_mechanism.of(mechanism) if point.on is None or point.on == rule])
-
-    def template_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
-        """The attributes that points look at in what such a call asks for, and those that sizes are told by."""
-        return _to_be_read(self._looked_at(call, mechanism, rule)[0])
-
-    def key_types(self, call: str, mechanism: int | None, rule: str | None) -> frozenset[int]:
-        """The attributes that points look at in the key that such a call uses, and those that sizes are told by."""
-        return _to_be_read(self._looked_at(call, mechanism, rule)[1])
-
-    def _looked_at(
-        self, call: str, mechanism: int | None, rule: str | None
-    ) -> tuple[frozenset[int], frozenset[int]]:
-        asked = call, mechanism, rule
-        known = self._types.get(asked)
-        if known is None:
-            points = self.concerning(*asked)
-            known = (
-                frozenset(one.attribute for point in points for one in point.template),
-                frozenset(one.attribute for point in points for one in point.key),
-            )
-            if len(self._types) >= _REMEMBERED:
-                self._types.clear()
-            self._types[asked] = known
-        return known
 
     def serves(self, call: str, mechanism: int, rule: str | None) -> bool:
         """Whether some such call may pass: False if every template and every key would be refused."""

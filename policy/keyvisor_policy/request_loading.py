@@ -5,7 +5,7 @@ Looks at the tree for findings, so that they come in the same run as those about
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ from keyvisor_policy.profiles import PROFILES, profile_text
 from keyvisor_policy.request_grammar import PointFields, ProfileFields, RequestsFields
 from keyvisor_policy.strict_yaml import Document, ordered, read_document, validate
 from keyvisor_policy.strict_yaml.document import Path, Place
+from keyvisor_policy.strict_yaml.tree import as_list, as_mapping
 from keyvisor_policy.strict_yaml.wording import nearest, shown
 
 MAX_POINTS: Final = 10_000
@@ -64,22 +65,17 @@ def _profile(name: str) -> tuple[Document, ProfileFields]:
 
 def entries(document: Document) -> list[object]:
     """What stands in `requests.rules`, whatever it is."""
-    rules = _mapping(_mapping(document.tree).get("requests")).get("rules")
-    return rules if isinstance(rules, list) else []
+    return as_list(as_mapping(as_mapping(document.tree).get("requests")).get("rules"))
 
 
 def between_values(document: Document) -> Iterator[Finding]:
     """What is wrong with conditions, and between values that may each be right."""
-    tree = _mapping(document.tree)
-    requests = _mapping(tree.get("requests"))
-    associations = tree.get("associations")
-    names = [
-        str(_mapping(rule).get("name")) for rule in (associations if isinstance(associations, list) else [])
-    ]
+    tree = as_mapping(document.tree)
+    requests = as_mapping(tree.get("requests"))
+    names = [str(as_mapping(rule).get("name")) for rule in as_list(tree.get("associations"))]
     yield from _about_points(document, entries(document), PATH, names)
-    profiles = requests.get("profiles")
     seen: set[str] = set()
-    for number, name in enumerate(profiles if isinstance(profiles, list) else []):
+    for number, name in enumerate(as_list(requests.get("profiles"))):
         if isinstance(name, str) and name in seen:
             yield document.finding(
                 ("requests", "profiles", number), f"profiles: {shown(name)} is there already; name it once"
@@ -115,7 +111,7 @@ def _about_points(
 ) -> Iterator[Finding]:
     lines: dict[str, int] = {}
     known = set(rules)
-    for number, entry in enumerate(map(_mapping, entries)):
+    for number, entry in enumerate(map(as_mapping, entries)):
         at: Path = (*path, number)
         name = entry.get("name")
         if isinstance(name, str) and name in lines:
@@ -140,31 +136,33 @@ def _about_effect(document: Document, at: Path, entry: Mapping[str, object]) -> 
         found = "found both" if effects else "found neither"
         yield document.finding(at, f"expected `deny` or `allow`, {found}")
     for effect in effects:
-        asked = _mapping(entry[effect])
+        asked = as_mapping(entry[effect])
         if entry[effect] == {}:
             what = "refuse" if effect == "deny" else "allow"
             message = f"{effect}: expected a `call`, a `mechanism`, a `template` or a `key`; this would {what} everything"
             yield document.finding((*at, effect), message)
         for where in ("template", "key"):
-            for attribute, wanted in _mapping(asked.get(where)).items():
-                yield from _about_condition(document, (*at, effect, where), attribute, wanted)
+            wanted = as_mapping(asked.get(where))
+            yield from about_attributes(document, (*at, effect, where), wanted, request_fields.condition)
 
 
-def _about_condition(document: Document, path: Path, attribute: str, wanted: object) -> Iterator[Finding]:
-    place = document.key_place((*path, attribute))
-    try:
-        request_fields.attribute(attribute)
-        place = document.place((*path, attribute))
-        request_fields.condition(attribute, wanted)
-    except ValueError as error:
-        about = f"{attribute}: {error}" if attribute not in str(error) else str(error)
-        yield Finding(document.source, *place, about)
+def about_attributes(
+    document: Document,
+    path: Path,
+    given: Mapping[str, object],
+    read: Callable[[str, object], object],
+) -> Iterator[Finding]:
+    """What is wrong with the attributes at `path` and with what is given for them, which `read` takes or raises ValueError."""
+    for attribute, value in given.items():
+        place = document.key_place((*path, attribute))
+        try:
+            request_fields.attribute(attribute)
+            place = document.place((*path, attribute))
+            read(attribute, value)
+        except ValueError as error:
+            about = f"{attribute}: {error}" if attribute not in str(error) else str(error)
+            yield Finding(document.source, *place, about)
 
 
 def _list(document: Document, key: str) -> list[object]:
-    found = _mapping(document.tree).get(key)
-    return found if isinstance(found, list) else []
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
+    return as_list(as_mapping(document.tree).get(key))

@@ -67,9 +67,9 @@ def implies_requests(new: Policy, old: Policy) -> RequestProof:
 
 
 def requests_newly_allowed(new: Policy, old: Policy) -> tuple[AllowedRequest, ...]:
-    """One example for each control point of `old` that matches what `new` allows and `old` does not, in `old`'s order.
+    """One example for each control point of `old` that decides against something that `new` allows, in `old`'s order.
 
-    None where nothing is newly allowed. Raises Undecidable.
+    Raises Undecidable.
     """
     comparison = _Comparison(new, old)
     if comparison.first().proved:

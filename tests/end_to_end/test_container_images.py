@@ -10,17 +10,16 @@ import hashlib
 import json
 import os
 import pty
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.docker_registry import a_registry
 
 from ..guest_sdk.ordinary_image import layer, member, write_docker_archive, write_layout
 from .secrecy import nowhere
@@ -41,13 +40,6 @@ UPPER = [
     ("etc/.wh.old", b""),
 ]
 TREE = ["/bin", "/bin/sh", "/etc", "/etc/motd", "/srv", "/srv/link", "/srv/pay"]
-CONFIG = """version: 0.1
-log: {{level: info}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: "127.0.0.1:0"}}
-"""
-
-
 PASSWORD = "geheim-in-der-registry"
 HASH = "$2b$04$abcdefghijklmnopqrstuuOjbTypJ31Gmtd2rV2S2hdde0LkY3xQ."  # bcrypt of it, as htpasswd makes one
 
@@ -100,33 +92,9 @@ def needed(name: str, package: str) -> str:
     return found
 
 
-@contextmanager
-def a_registry(tmp_path: Path, more: str = "") -> Iterator[str]:
-    """A registry of this test's own; its `HOST:PORT`."""
-    config = tmp_path / "registry.yml"
-    config.write_text(CONFIG.format(root=tmp_path / "registry") + more)
-    command = [needed("docker-registry", "docker-registry"), "serve", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        lines = process.stdout
-        drain = threading.Thread(target=lambda: sum(1 for _ in lines))
-        try:
-            for line in lines:
-                if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line):
-                    break
-            else:
-                pytest.fail("the registry did not start")
-            drain.start()
-            yield found[1]
-        finally:
-            process.kill()
-            if drain.is_alive():
-                drain.join()
-
-
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    with a_registry(tmp_path) as place:
+    with a_registry(tmp_path, needed("docker-registry", "docker-registry")) as place:
         yield place
 
 
@@ -197,7 +165,7 @@ def test_a_registry_that_wants_a_login(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "htpasswd").write_text(f"owner:{HASH}\n")
     auth = f"auth: {{htpasswd: {{realm: a, path: {tmp_path}/htpasswd}}}}\n"
     built = desk.json("build", "source", "-o", "image", "--key-out", "key")
-    with a_registry(tmp_path, auth) as host:
+    with a_registry(tmp_path, needed("docker-registry", "docker-registry"), auth) as host:
         place = f"docker://{host}/pay/app:v1"
         desk.image("push", "image", place, "--insecure-http", code=1)
         assert "wants a login" in desk.told[-1]

@@ -126,11 +126,12 @@ def require_allowed(
 ) -> None:
     """Raises Refused for a call that a control point refuses; Failed for a handle that names no object here."""
     control = grant.control
-    if not control.points.points or call.name not in control.points.calls:
+    if call.name not in control.points.calls:
         return
-    if not control.points.concerning(call.name, _mechanism(call, values), control.rule):
+    mechanism = _mechanism(call, values)
+    if not control.points.concerning(call.name, mechanism, control.rule):
         return
-    asked = _Asked.of(connection, session, grant, call, values)
+    asked = _Asked.of(connection, session, grant, call, values, mechanism)
     if asked is None:
         return
     for template in asked.templates:
@@ -147,13 +148,13 @@ def require_made_allowed(
 ) -> None:
     """The same for what a call has made. Raises Refused; whoever calls destroys the objects then."""
     control = grant.control
-    if not control.points.points or call.name not in control.points.calls:
+    if call.name not in control.points.calls:
         return
     mechanism = _mechanism(call, values)
     types = control.points.template_types(call.name, mechanism, control.rule)
     if not types:
         return
-    asked = _Asked.of(connection, session, grant, call, values)
+    asked = _Asked.of(connection, session, grant, call, values, mechanism)
     if asked is None:
         return
     made = [_attributes(session, grant, real, types) for real in reals]
@@ -216,12 +217,18 @@ class _Asked:
 
     @classmethod
     def of(
-        cls, connection: Connection, session: Session, grant: Grant, call: Call, values: Sequence[Any]
+        cls,
+        connection: Connection,
+        session: Session,
+        grant: Grant,
+        call: Call,
+        values: Sequence[Any],
+        mechanism: int | None,
     ) -> _Asked | None:
         """None for a call that only gives up: a NULL mechanism ends what was begun."""
-        if Role.MECHANISM in call.roles and values[call.roles.index(Role.MECHANISM)] is None:
+        if mechanism is None and Role.MECHANISM in call.roles:
             return None
-        points, rule, mechanism = grant.control.points, grant.control.rule, _mechanism(call, values)
+        points, rule = grant.control.points, grant.control.rule
         reals = _keys(connection, session, grant, call, values)
         key = (
             _attributes(session, grant, reals[0], points.key_types(call.name, mechanism, rule))

@@ -8,15 +8,17 @@ from typing import Annotated, Final
 
 import typer
 
+from keyvisor_guest.cli.image_progress import Tell
 from keyvisor_guest.cli.request_options import file_option
 from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.auth_files import login_for
 from keyvisor_guest.containers.oci.blobs import read_document
 from keyvisor_guest.containers.oci.documents import Descriptor
-from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
 from keyvisor_guest.containers.oci.places import RegistryPlace, parse_layout
 from keyvisor_guest.containers.oci.registry import Registry
 from keyvisor_guest.containers.oci.secure_image import SecureManifest, parse_secure_manifest
+from keyvisor_guest.containers.oci.transfer import pull
 
 __all__ = [
     "ArchitectureOption",
@@ -25,7 +27,9 @@ __all__ = [
     "InsecureHttpOption",
     "find_secure",
     "here",
+    "pulled",
     "registry_at",
+    "secure_manifest_of",
 ]
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}  # others have one name
@@ -66,10 +70,29 @@ def registry_at(place: RegistryPlace, authfile: Path | None, *, insecure_http: b
     return Registry(place.reference, login=login, insecure_http=insecure_http)
 
 
+def pulled(
+    place: RegistryPlace,
+    layout: OciLayout,
+    tell: Tell,
+    *,
+    architecture: str,
+    authfile: Path | None,
+    insecure_http: bool,
+    tag: str = LATEST,
+) -> Descriptor:
+    """Get the registry's image into the layout. Raises Unbuildable, KeyRefused, ImageRefused, RegistryFailed, OSError."""
+    registry = registry_at(place, authfile, insecure_http=insecure_http)
+    return pull(registry, layout, tag, architecture or here(), lambda done, total: tell("pull", done, total))
+
+
+def secure_manifest_of(layout: OciLayout, image: Descriptor) -> SecureManifest:
+    """What the image claims to be. Raises ImageRefused."""
+    return parse_secure_manifest(read_document(layout.blobs, image.digest, DEFAULT_LIMITS.document))
+
+
 def find_secure(text: str) -> tuple[OciLayout, Descriptor, SecureManifest]:
     """The secure image that an argument names, as it claims to be. Raises ImageRefused."""
     place = parse_layout(text)
     layout = OciLayout(place.path)
     image = layout.find(place.tag)
-    data = read_document(layout.blobs, image.digest, DEFAULT_LIMITS.document)
-    return layout, image, parse_secure_manifest(data)
+    return layout, image, secure_manifest_of(layout, image)

@@ -17,18 +17,14 @@ from keyvisor_guest.cli.image_places import (
     ArchitectureOption,
     AuthFileOption,
     InsecureHttpOption,
-    here,
-    registry_at,
+    pulled,
+    secure_manifest_of,
 )
 from keyvisor_guest.cli.image_progress import Tell, bars
 from keyvisor_guest.cli.image_refusals import Refusals
-from keyvisor_guest.containers.limits import DEFAULT_LIMITS
-from keyvisor_guest.containers.oci.blobs import read_document
 from keyvisor_guest.containers.oci.documents import Descriptor
-from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
+from keyvisor_guest.containers.oci.layout import OciLayout
 from keyvisor_guest.containers.oci.places import LayoutPlace, RegistryPlace, parse_layout, parse_place
-from keyvisor_guest.containers.oci.secure_image import parse_secure_manifest
-from keyvisor_guest.containers.oci.transfer import pull
 from keyvisor_guest.containers.reader import ImageReader
 from keyvisor_guest.containers.running.container import RunOptions, run_container
 from keyvisor_guest.containers.running.roots import Root, RootKind
@@ -105,15 +101,17 @@ def found_image(
     if isinstance(place, RegistryPlace):
         with tempfile.TemporaryDirectory(prefix="keyvisor-pull-") as name:
             layout = OciLayout(Path(name))
-            registry = registry_at(place, authfile, insecure_http=insecure_http)
-            found = pull(
-                registry,
+            yield (
                 layout,
-                LATEST,
-                architecture or here(),
-                lambda done, total: tell("pull", done, total),
+                pulled(
+                    place,
+                    layout,
+                    tell,
+                    architecture=architecture,
+                    authfile=authfile,
+                    insecure_http=insecure_http,
+                ),
             )
-            yield layout, found
         return
     if not isinstance(place, LayoutPlace):
         place = parse_layout(text)  # which says what is wanted instead
@@ -123,8 +121,7 @@ def found_image(
 
 def opened_image(layout: OciLayout, found: Descriptor, keys: KeyOptions) -> ImageReader:
     """The image open and verified, if the key was released for it. Raises ImageRefused, KeyRefused, and as the doors do."""
-    data = read_document(layout.blobs, found.digest, DEFAULT_LIMITS.document)
-    release = keys.release(parse_secure_manifest(data))
+    release = keys.release(secure_manifest_of(layout, found))
     return ImageReader.open(layout.blobs, found.digest, release.key, release.demand)
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from keyvisor_guest.cli.image_places import registry_at
+from keyvisor_guest.cli.image_places import pulled
 from keyvisor_guest.cli.image_progress import Tell
 from keyvisor_guest.containers.oci.docker_archive import DockerArchive
-from keyvisor_guest.containers.oci.layout import LATEST, OciLayout
+from keyvisor_guest.containers.oci.layout import OciLayout
 from keyvisor_guest.containers.oci.places import ArchivePlace, LayoutPlace, Place, RegistryPlace
 from keyvisor_guest.containers.oci.sources import SourceImage, from_docker_archive, from_layout
-from keyvisor_guest.containers.oci.transfer import pull
 
 __all__ = ["SourceOptions", "opened"]
 
@@ -42,12 +41,12 @@ def opened(place: Place, options: SourceOptions, work: Path, tell: Tell) -> Iter
                 yield from_docker_archive(archive, tag)
         case RegistryPlace():
             layout = OciLayout(work / _PULLED)
-            registry = registry_at(place, options.authfile, insecure_http=options.insecure_http)
-            found = pull(
-                registry,
+            found = pulled(
+                place,
                 layout,
-                LATEST,
-                options.architecture,
-                lambda done, total: tell("pull", done, total),
+                tell,
+                architecture=options.architecture,
+                authfile=options.authfile,
+                insecure_http=options.insecure_http,
             )
             yield from_layout(layout, found, options.architecture)

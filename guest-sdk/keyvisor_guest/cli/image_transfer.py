@@ -11,7 +11,7 @@ from keyvisor_guest.cli.image_places import (
     AuthFileOption,
     ImageArgument,
     InsecureHttpOption,
-    here,
+    pulled,
     registry_at,
 )
 from keyvisor_guest.cli.image_progress import bars
@@ -19,7 +19,6 @@ from keyvisor_guest.cli.options import JsonOption
 from keyvisor_guest.cli.owner_files import print_fields
 from keyvisor_guest.containers.oci.layout import OciLayout
 from keyvisor_guest.containers.oci.places import parse_layout, parse_registry
-from keyvisor_guest.containers.oci.transfer import pull as get
 from keyvisor_guest.containers.oci.transfer import push as send
 from keyvisor_policy.terminal import print_json
 
@@ -58,15 +57,16 @@ def pull(
 ) -> None:
     """Get an image from a registry into a layout. Digests are checked; whose image it is, only a key tells."""
     source, target = parse_registry(reference), parse_layout(image)
-    registry = registry_at(source, authfile, insecure_http=insecure_http)
     tag = target.tag or source.reference.tag
     with bars(quiet=as_json) as tell:
-        found = get(
-            registry,
+        found = pulled(
+            source,
             OciLayout(target.path),
-            tag,
-            architecture or here(),
-            lambda done, total: tell("pull", done, total),
+            tell,
+            architecture=architecture,
+            authfile=authfile,
+            insecure_http=insecure_http,
+            tag=tag,
         )
     _show(f"oci:{target.path}:{tag}", found.digest, as_json=as_json)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keyvisor_guest.owner import Request
+from keyvisor_guest.staged_files import stage
 from keyvisor_guest.wire.boot_identity import BootIdentity
 from keyvisor_guest.wire.errors import Malformed, Unbuildable
 from keyvisor_guest.wire.retrieved_secrets import KIND_NAMES
@@ -119,7 +119,7 @@ def write_private(
     with ExitStack() as staged, ExitStack() as published:
         ready: list[tuple[Path, Path]] = []
         for path, content in files:
-            temporary = _stage(path, content)
+            temporary = stage(path, content)
             staged.callback(temporary.unlink, missing_ok=True)
             ready.append((path, temporary))
         end = None if appended is None else _open_end(appended[0], published)
@@ -169,20 +169,6 @@ def _refuse_clashes(paths: Sequence[Path], grown: Sequence[Path], *, force: bool
 
 def _exists(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, "exists already: give another name, or --force", str(path))
-
-
-def _stage(path: Path, content: bytes) -> Path:
-    """A file beside `path` with the content; mkstemp makes it 0600."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".keyvisor-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
 
 
 def _publish_new(temporary: Path, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from keyvisor_guest.containers.errors import Unbuildable
@@ -17,6 +16,7 @@ from keyvisor_guest.containers.limits import DEFAULT_LIMITS
 from keyvisor_guest.containers.oci.blobs import read_document
 from keyvisor_guest.containers.oci.documents import Descriptor, read_manifest
 from keyvisor_guest.containers.oci.layout import OciLayout
+from keyvisor_guest.staged_files import stage
 
 __all__ = ["check_new", "publish"]
 
@@ -41,7 +41,7 @@ def publish(
         _tag(layout, image, tag)
         return
     check_new(key_file)
-    staged = _stage(key_file, release)
+    staged = stage(key_file, release)
     try:
         _tag(layout, image, tag)
     except BaseException:
@@ -79,20 +79,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _stage(path: Path, content: bytes) -> Path:
-    """mkstemp makes it 0600."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".keyvisor-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
 
 
 def _exists(path: Path) -> FileExistsError:

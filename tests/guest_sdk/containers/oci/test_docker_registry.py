@@ -1,10 +1,9 @@
 """Through Debian's docker-registry on loopback, with our client and with skopeo: the same digests on both sides."""
 
-import re
 import subprocess
-import threading
 
 import pytest
+from tests.docker_registry import a_registry
 
 from keyvisor_guest.containers.chain import ExactImage
 from keyvisor_guest.containers.errors import ImageRefused, Refusal, RegistryFailed
@@ -18,35 +17,11 @@ from keyvisor_guest.containers.reader import ImageReader
 
 from ..images import KEY, inputs, make
 
-CONFIG = """version: 0.1
-log: {{level: info}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: "127.0.0.1:0"}}
-"""
-
 
 @pytest.fixture
 def registry(tmp_path, program):
-    """A registry of this test's own; its `HOST:PORT`."""
-    binary = program("docker-registry", "docker-registry")
-    config = tmp_path / "registry.yml"
-    config.write_text(CONFIG.format(root=tmp_path / "registry"))
-    command = [binary, "serve", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        # What it logs is read on and on: it would stand still in front of a full pipe.
-        drain = threading.Thread(target=lambda: sum(1 for _ in process.stdout))
-        try:
-            for line in process.stdout:
-                if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line):
-                    break
-            else:
-                pytest.fail("the registry did not start")
-            drain.start()
-            yield found[1]
-        finally:
-            process.kill()
-            if drain.is_alive():
-                drain.join()
+    with a_registry(tmp_path, program("docker-registry", "docker-registry")) as place:
+        yield place
 
 
 def client(host, repository="pay/app", tag="v3", digest=None):
